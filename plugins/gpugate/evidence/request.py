@@ -1,0 +1,44 @@
+"""What a controller asks of a probe: one JSON object on the probe's standard input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import List, Optional  # noqa: UP035  # evaluated on Python 3.9 nodes
+
+
+@dataclass(frozen=True)
+class WorkloadPattern:
+    """A workload that policy names; `pattern` is a regular expression over the command line."""
+
+    name: str
+    pattern: str
+
+
+@dataclass(frozen=True)
+class BurnRequest:
+    """How to burn. Seconds are device time, counted with CUDA events; `deadline_s` is wall time.
+
+    `min_s`: burn at least so long; from then on stop as soon as the prediction's 95% interval lies wholly on one side
+    of `headroom_c`; at `max_s` stop anyway. `abort_below_slowdown_c`: stop at once when a GPU comes closer than this
+    to software slowdown (negative: beyond it).
+    """
+
+    min_s: float
+    max_s: float
+    headroom_c: float
+    abort_below_slowdown_c: float
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class ProbeRequest:
+    """One request: a nonce to be repeated, the profile's name, and what to do beyond reading facts.
+
+    `launch`: run the known-answer kernel on every GPU. `burn`: burn in, or None not to.
+    """
+
+    nonce: str
+    profile: str
+    launch: bool = True
+    burn: Optional[BurnRequest] = None
+    workloads: List[WorkloadPattern] = field(default_factory=list)

@@ -20,7 +20,7 @@ def _adapter() -> TypeAdapter[Evidence]:
     # Every record is a plain dataclass for the node's sake; strictness is the reader's, and set here once.
     from . import facts, types
 
-    for kind in list(vars(types).values()) + [facts.Gap]:
+    for kind in [*list(vars(types).values()), facts.Gap]:
         if isinstance(kind, type) and hasattr(kind, "__dataclass_fields__"):
             kind.__pydantic_config__ = _STRICT  # type: ignore[attr-defined]  # pydantic's documented hook
     return TypeAdapter(Evidence)

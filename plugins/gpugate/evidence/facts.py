@@ -7,7 +7,7 @@ measure raises `Unavailable` with the node's own reason. Nothing here can turn a
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 from ..errors import Unavailable
 
@@ -23,7 +23,7 @@ class Gap:
     """
 
     unavailable: str
-    code: Optional[int] = None
+    code: int | None = None
 
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ class Facts:
             raise AttributeError(f"{type(self).__name__} has no fact {name!r}")
         raise Unavailable(f"{name} could not be measured: {gap.unavailable}")
 
-    def gap(self, name: str) -> Optional[Gap]:
+    def gap(self, name: str) -> Gap | None:
         """The gap that stands in place of fact `name`, or None where it was measured."""
-        found: Optional[Gap] = self.__dict__["_gaps"].get(name)
+        found: Gap | None = self.__dict__["_gaps"].get(name)
         return found
 
     def __repr__(self) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import List, Optional  # noqa: UP035  # evaluated on Python 3.9 nodes
 
 
 @dataclass(frozen=True)
@@ -40,5 +39,5 @@ class ProbeRequest:
     nonce: str
     profile: str
     launch: bool = True
-    burn: Optional[BurnRequest] = None
-    workloads: List[WorkloadPattern] = field(default_factory=list)
+    burn: BurnRequest | None = None
+    workloads: list[WorkloadPattern] = field(default_factory=list)

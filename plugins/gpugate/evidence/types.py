@@ -7,7 +7,6 @@ probe fills these records, `codec` carries them, checks read them. Nothing here 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict, List, Optional  # noqa: UP035  # evaluated on Python 3.9 nodes
 
 from .facts import Facts, Reading
 
@@ -228,9 +227,9 @@ class Gpu(Facts):
     ecc: Ecc
     row_remap: RowRemap
     pcie: Pcie
-    nvlink_states: Reading[List[int]]
-    processes: Reading[List[Process]]
-    answered_by: Dict[str, str]
+    nvlink_states: Reading[list[int]]
+    processes: Reading[list[Process]]
+    answered_by: dict[str, str]
 
 
 @dataclass(frozen=True, repr=False)
@@ -246,7 +245,7 @@ class Workload(Facts):
     """A workload that policy names, as the host sees it: its processes, found by command line."""
 
     name: str
-    processes: Reading[List[HostProcess]]
+    processes: Reading[list[HostProcess]]
 
 
 @dataclass(frozen=True, repr=False)
@@ -268,7 +267,7 @@ class KernelLog(Facts):
     source: str
     complete: Reading[bool]
     truncated: bool
-    lines: List[str]
+    lines: list[str]
 
 
 @dataclass(frozen=True, repr=False)
@@ -312,7 +311,7 @@ class BurnGpu(Facts):
     threads_launched: int
     threads_completed: Reading[int]
     mismatches: Reading[int]
-    first_mismatch: Optional[Mismatch]
+    first_mismatch: Mismatch | None
     tflops: Reading[float]
     power_w: Reading[float]
     sm_mhz: Reading[float]
@@ -320,10 +319,10 @@ class BurnGpu(Facts):
     below_slowdown_c: Reading[SteadyState]
     memory_c: Reading[SteadyState]
     resistance_c_per_w: Reading[float]
-    event_shares: Reading[Dict[str, float]]
+    event_shares: Reading[dict[str, float]]
     pcie_generation: Reading[int]
     pcie_width: Reading[int]
-    nvlink_states: Reading[List[int]]
+    nvlink_states: Reading[list[int]]
     ecc_uncorrected_gained: Reading[int]
     used_before_bytes: Reading[int]
     used_after_bytes: Reading[int]
@@ -344,7 +343,7 @@ class Burn(Facts):
 
     kernel: str
     seconds: float
-    gpus: List[BurnGpu]
+    gpus: list[BurnGpu]
     samples: Reading[Samples]
 
 
@@ -360,9 +359,9 @@ class Evidence(Facts):
     duration_s: float
     host: Host
     driver: Driver
-    pci_gpus: Reading[List[PciGpu]]
-    gpus: Reading[List[Gpu]]
-    launches: Reading[List[Launch]]
-    workloads: Reading[List[Workload]]
+    pci_gpus: Reading[list[PciGpu]]
+    gpus: Reading[list[Gpu]]
+    launches: Reading[list[Launch]]
+    workloads: Reading[list[Workload]]
     kernel_log: Reading[KernelLog]
     burn: Reading[Burn]

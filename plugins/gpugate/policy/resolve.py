@@ -1,0 +1,97 @@
+"""A node's Ansible variables to its Policy, with errors that name the variable."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from packaging.version import InvalidVersion, Version
+from pydantic import TypeAdapter, ValidationError
+
+from ..errors import PolicyError
+from .boards import BOARDS
+from .catalogue import CATALOGUE
+from .types import Policy
+
+PREFIX = "gpugate_"
+# Variables of ours that say where things are, not what a healthy node is.
+NOT_POLICY = {"gpugate_node_root", "gpugate_probe_python", "gpugate_driver_root", "gpugate_failure_domain",
+              "gpugate_admission_backend", "gpugate_admission_command", "gpugate_admission_state",
+              "gpugate_report"}  # fmt: skip
+FIELDS = {field.name for field in fields(Policy)}
+_POLICY = TypeAdapter(Policy)
+
+
+def policy_from_variables(host: str, variables: Mapping[str, Any]) -> Policy:
+    """The policy of one host; raises PolicyError naming the host, the variable and what is allowed."""
+    given = {}
+    for name, value in variables.items():
+        if not name.startswith(PREFIX) or name in NOT_POLICY:
+            continue
+        key = name.removeprefix(PREFIX)
+        if key not in FIELDS:
+            close = difflib.get_close_matches(key, FIELDS, 1)
+            hint = f"; did you mean {PREFIX}{close[0]}?" if close else ""
+            raise PolicyError(f"{host}: {name} is no policy variable{hint} (docs/policy.md lists them)")
+        given[key] = value
+    try:
+        # Through JSON, so that strictness is about meaning: whole numbers are floats too, dates are written as texts.
+        policy = _POLICY.validate_json(json.dumps(given, default=str))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = PREFIX + ".".join(map(str, first["loc"]))
+        raise PolicyError(f"{host}: {place}: {first['msg']} (docs/policy.md lists the variables)") from error
+    _check_meaning(host, policy)
+    return policy
+
+
+def _check_meaning(host: str, policy: Policy) -> None:
+    boards = BOARDS | policy.boards
+    if policy.board not in boards:
+        close = difflib.get_close_matches(policy.board, boards, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise PolicyError(
+            f"{host}: gpugate_board: no board is called {policy.board!r}{hint} (known: {', '.join(sorted(boards))}; "
+            "add yours under gpugate_boards)"
+        )
+    if not 1 <= policy.gpu_count <= 64:
+        raise PolicyError(f"{host}: gpugate_gpu_count: {policy.gpu_count} is not between 1 and 64")
+    try:
+        SpecifierSet(policy.driver_allowed)
+    except InvalidSpecifier as error:
+        raise PolicyError(f"{host}: gpugate_driver_allowed: {error} (write '>=550.90', '==550.*', ...)") from error
+    if not policy.driver_allowed:
+        raise PolicyError(f"{host}: gpugate_driver_allowed is empty: say which versions may run ('>=550.90')")
+    if not policy.cuda_versions:
+        raise PolicyError(f"{host}: gpugate_cuda_versions is empty: say which CUDA versions the node has to run")
+    for name, versions in (("cuda_versions", policy.cuda_versions), ("driver_denied", policy.driver_denied)):
+        for version in versions:
+            try:
+                Version(version)
+            except InvalidVersion as error:
+                raise PolicyError(f"{host}: gpugate_{name}: {version!r} is no version") from error
+    for name in ("headroom_c", "power_share", "siblings_c", "burn_min_s", "burn_max_s", "report_max_age_s"):
+        if getattr(policy, name) <= 0:
+            raise PolicyError(f"{host}: gpugate_{name}: {getattr(policy, name)} is not above 0")
+    if policy.burn_max_s < policy.burn_min_s:
+        raise PolicyError(f"{host}: gpugate_burn_max_s is below gpugate_burn_min_s")
+    if policy.power_limit_w is not None and policy.power_limit_w <= 0:
+        raise PolicyError(f"{host}: gpugate_power_limit_w: {policy.power_limit_w} W is not above 0")
+    for workload in policy.workloads:
+        try:
+            re.compile(workload.pattern)
+        except re.error as error:
+            raise PolicyError(f"{host}: gpugate_workloads: {workload.name}: pattern: {error}") from error
+    families = {check.split(".")[0] for check in CATALOGUE}
+    for check in policy.checks:
+        if check not in CATALOGUE and (check.split(".")[0] in families or "." not in check):
+            close = difflib.get_close_matches(check, CATALOGUE, 1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            raise PolicyError(f"{host}: gpugate_checks: no check is called {check!r}{hint}")
+    if not policy.expected(policy.profile):
+        raise PolicyError(f"{host}: gpugate_checks leaves no check for profile {policy.profile}")

@@ -1,0 +1,7 @@
+"""Verdicts: what a check says about a host, and how it says it."""
+
+from .expect import Expect
+from .judge import Gathered, Node, judge, missing
+from .types import Finding, Next, Outcome, Verdict
+
+__all__ = ["Expect", "Finding", "Gathered", "Next", "Node", "Outcome", "Verdict", "judge", "missing"]

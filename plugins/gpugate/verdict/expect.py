@@ -1,0 +1,120 @@
+"""`expect`: how a check speaks. It records what was measured against which rule, and goes on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from ..errors import Unavailable
+from ..evidence.facts import Facts
+from ..evidence.types import Gpu
+from .types import Finding, GpuName
+
+_OURS = "built into the check"
+
+
+class Expect:
+    """The recorder that a check gets as `expect`; holds its findings in the order in which they were made."""
+
+    def __init__(self) -> None:
+        self.findings: list[Finding] = []
+
+    def __call__(self, what: str, measured: Any, *, at: Gpu | None = None) -> Expectation:
+        """Name a measured thing, and the GPU it was measured at; a rule has to follow."""
+        return Expectation(self, what, measured, name_of(at) if at is not None else None)
+
+
+class Expectation:
+    """A measured thing that waits for its rule. Each method records exactly one finding.
+
+    `unit` is for the reader, `next` what to do when it is red, `origin` where the bound comes from (found out by
+    itself where the bound is a field of policy).
+    """
+
+    def __init__(self, recorder: Expect, what: str, measured: Any, gpu: GpuName | None) -> None:
+        self._recorder, self._what, self._measured, self._gpu = recorder, what, measured, gpu
+
+    def within(self, target: float, tolerance: float, unit: str = "", *, next: str = "", origin: str = "") -> None:
+        """Not further from `target` than `tolerance`."""
+        good = self._number() and abs(self._measured - target) <= tolerance
+        self._record(good, f"{target:g} +/- {tolerance:g}{_u(unit)}", unit, next, origin or _origin(target, tolerance))
+
+    def at_least(
+        self, bound: float, unit: str = "", *, next: str = "", origin: str = "", comfortable: float | None = None
+    ) -> None:
+        """Not under `bound`; marginal when under `comfortable`."""
+        good = self._number() and self._measured >= bound
+        marginal = good and comfortable is not None and self._measured < comfortable
+        self._record(good, f"at least {bound:g}{_u(unit)}", unit, next, origin or _origin(bound), marginal)
+
+    def at_most(
+        self, bound: float, unit: str = "", *, next: str = "", origin: str = "", comfortable: float | None = None
+    ) -> None:
+        """Not over `bound`; marginal when over `comfortable`."""
+        good = self._number() and self._measured <= bound
+        marginal = good and comfortable is not None and self._measured > comfortable
+        self._record(good, f"at most {bound:g}{_u(unit)}", unit, next, origin or _origin(bound), marginal)
+
+    def equals(
+        self, wanted: Any, unit: str = "", *, next: str = "", origin: str = "", or_marginal: bool = False
+    ) -> None:
+        """Equal to `wanted`; with `or_marginal` a difference is marginal instead of red."""
+        same = type(self._measured) is type(_plain(wanted)) and self._measured == wanted
+        if isinstance(wanted, (int, float)) and not isinstance(wanted, bool):
+            same = self._number() and self._measured == wanted
+        marginal = not same and or_marginal
+        self._record(same or marginal, f"{_shown(wanted)}{_u(unit)}", unit, next, origin or _origin(wanted), marginal)
+
+    def one_of(self, allowed: Collection[Any], *, next: str = "", origin: str = "") -> None:
+        """One of `allowed`; an empty collection allows nothing."""
+        rule = "one of " + ", ".join(map(str, allowed)) if allowed else "nothing: none is allowed"
+        self._record(self._measured in allowed, rule, "", next, origin or _origin(*allowed))
+
+    def none(self, *, next: str = "", origin: str = "") -> None:
+        """An empty list: nothing of the kind was found."""
+        found: Iterable[Any] = self._measured
+        shown = "; ".join(map(str, found))
+        self._measured = shown or "none"
+        self._record(not shown, "none", "", next, origin or _OURS)
+
+    def holds(self, good: bool, rule: str, *, unit: str = "", next: str = "", origin: str = "") -> None:
+        """A rule that the check worked out itself; `rule` is its text."""
+        self._record(good is True, rule, unit, next, origin or _OURS)
+
+    def _number(self) -> bool:
+        value = self._measured
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+    def _record(self, good: bool, rule: str, unit: str, step: str, origin: str, marginal: bool = False) -> None:
+        finding = Finding(self._what, self._measured, unit, rule, origin, good, marginal, self._gpu, step)
+        self._recorder.findings.append(finding)
+
+
+def name_of(gpu: Gpu) -> GpuName:
+    """What a reader needs to find the card."""
+    return GpuName(gpu.index, _told(gpu, "uuid"), _told(gpu, "serial"), _told(gpu, "bus_id"))
+
+
+def _told(gpu: Facts, name: str) -> str:
+    try:
+        return str(getattr(gpu, name))
+    except Unavailable:
+        return f"{name} unknown"
+
+
+def _origin(*bounds: Any) -> str:
+    origins = dict.fromkeys(bound.origin for bound in bounds if hasattr(bound, "origin"))
+    return ", ".join(origins) or _OURS
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, str) else value
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _u(unit: str) -> str:
+    return f" {unit}" if unit else ""

@@ -1,0 +1,158 @@
+"""One check on one host: calls the check, turns what it recorded into a verdict. Pure, replayable, fail closed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from ..errors import GpugateError, NotGathered, Unavailable
+from ..evidence.types import BurnGpu, Evidence, Gpu
+from ..policy import Policy
+from .expect import Expect
+from .types import Next, Outcome, Verdict
+
+Check = Callable[..., None]
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """What the controller knows about one host: its evidence, or why there is none, and when it was received.
+
+    `nonce` is what this run asked with, `received_unix_s` the controller's clock when the answer came, `replayed`
+    whether the document was gathered by an earlier run.
+    """
+
+    host: str
+    evidence: Evidence | None
+    problem: GpugateError | None = None
+    nonce: str = ""
+    received_unix_s: float = 0.0
+    replayed: bool = False
+
+
+if TYPE_CHECKING:
+    _NodeFacts = Evidence
+else:
+    _NodeFacts = object
+
+
+class Node(_NodeFacts):
+    """The node as checks see it: every fact of `Evidence`, the way it was gathered, and GPUs that have to be judged.
+
+    A check that looks at `gpus` owes a finding for every GPU that policy expects.
+    """
+
+    def __init__(self, gathered: Gathered, evidence: Evidence) -> None:
+        self.gathered = gathered
+        self._evidence = evidence
+        self._looked_at_gpus = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._evidence, name)
+
+    @property
+    def gpus(self) -> list[Gpu]:
+        """NVML's devices, in its order."""
+        self._looked_at_gpus = True
+        return self._evidence.gpus
+
+    def burnt(self) -> list[tuple[Gpu, BurnGpu]]:
+        """Every GPU with its burn record, matched by UUID; raises Unavailable where one has none."""
+        records = {record.uuid: record for record in self._evidence.burn.gpus}
+        pairs = []
+        for gpu in self.gpus:
+            if gpu.uuid not in records:
+                raise Unavailable(f"GPU {gpu.index} ({gpu.uuid}) was not burnt in")
+            pairs.append((gpu, records[gpu.uuid]))
+        return pairs
+
+
+class _OriginFloat(float):
+    origin: str
+
+
+class _OriginInt(int):
+    origin: str
+
+
+class _OriginStr(str):
+    origin: str
+
+
+_WITH_ORIGIN: dict[type, type] = {float: _OriginFloat, int: _OriginInt, str: _OriginStr}
+
+
+class _PolicyOfOrigin:
+    """A Policy whose numbers and texts know which variable they come from."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._policy, name)
+        kind = _WITH_ORIGIN.get(type(value))
+        if kind is None:
+            return value
+        traced = kind(value)
+        traced.origin = f"policy gpugate_{_VARIABLE.get(name, name)}"
+        return traced
+
+
+_VARIABLE = {"requested_power_w": "power_limit_w"}
+
+
+def judge(check: str, function: Check, gathered: Gathered, policy: Policy, today: date) -> Verdict:
+    """The verdict of `function` on one host.
+
+    ERROR where a fact is unavailable, the evidence is unusable, the check itself breaks, it found nothing, or a GPU
+    that policy expects has no finding. FAIL outranks ERROR: what was measured outside its bounds stays said.
+    """
+    level = policy.level_of(check)
+    if isinstance(gathered.problem, NotGathered):
+        return Verdict(gathered.host, check, Outcome.MISSING, level, reason=str(gathered.problem), next=Next.RERUN)
+    if gathered.evidence is None:
+        reason = f"no usable evidence: {gathered.problem}"
+        return _waived(
+            Verdict(gathered.host, check, Outcome.ERROR, level, reason=reason, next=Next.REPROVISION), policy, today
+        )
+    node, expect, started = Node(gathered, gathered.evidence), Expect(), time.perf_counter()
+    reason = ""
+    try:
+        function(node, _PolicyOfOrigin(policy), expect)
+    except Unavailable as gap:
+        reason = str(gap)
+    except Exception as error:  # a broken check is never a pass, and never takes the run down
+        reason = f"the check itself broke: {type(error).__name__}: {error}"
+    reason = reason or _uncovered(node, policy, expect)
+    failed = any(not finding.ok for finding in expect.findings)
+    outcome = Outcome.FAIL if failed else Outcome.ERROR if reason else Outcome.PASS
+    seconds = time.perf_counter() - started
+    verdict = Verdict(gathered.host, check, outcome, level, tuple(expect.findings), reason, seconds=seconds)
+    return _waived(verdict, policy, today)
+
+
+def missing(host: str, check: str, policy: Policy, reason: str) -> Verdict:
+    """The verdict on a cell that was expected and never reported."""
+    return Verdict(host, check, Outcome.MISSING, policy.level_of(check), reason=reason, next=Next.RERUN)
+
+
+def _uncovered(node: Node, policy: Policy, expect: Expect) -> str:
+    if not expect.findings:
+        return "the check found nothing to judge"
+    if node._looked_at_gpus:
+        judged = {finding.gpu.index for finding in expect.findings if finding.gpu is not None}
+        if len(judged) < policy.gpu_count:
+            return f"only {len(judged)} of the {policy.gpu_count} GPUs that policy expects were judged"
+    return ""
+
+
+def _waived(verdict: Verdict, policy: Policy, today: date) -> Verdict:
+    if verdict.outcome not in (Outcome.FAIL, Outcome.ERROR):
+        return verdict
+    waiver = policy.waiver_for(verdict.host, verdict.check, today)
+    if waiver is None:
+        return verdict
+    return replace(verdict, outcome=Outcome.WAIVED, waiver=waiver, waived=verdict.outcome)

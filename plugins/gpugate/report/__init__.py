@@ -1,0 +1,7 @@
+"""Reports: verdicts shown, never changed."""
+
+from .identity import identity_of
+from .model import HostReport, Run, Scope, new_run_id
+from .store import Store
+
+__all__ = ["HostReport", "Run", "Scope", "Store", "identity_of", "new_run_id"]

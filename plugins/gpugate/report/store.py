@@ -1,0 +1,131 @@
+"""Where reports live: a folder a run, and an atomic link to the latest.
+
+    reports/runs/<run id>/      junit.xml, run.json, evidence/<host>.json
+    reports/latest              -> runs/<run id> of the last whole run that was written completely
+    reports/partial/<run id>/   the same for partial runs, with partial/latest
+
+A run's folder gets its name only when everything in it is on disk, and the link is switched after that: who follows
+the link never sees half a report. Runs at the same time have folders of their own; the last to end has the link.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import quote
+
+from ..errors import ReportError
+from .junit import write_junit
+from .model import Run
+from .text import natural
+
+JUNIT, MANIFEST, LATEST = "junit.xml", "run.json", "latest"
+
+
+class Store:
+    """The reports below one folder, by default the project's `reports`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def write(self, run: Run, evidence: Mapping[str, bytes] | None = None) -> Path:
+        """Write a run with the evidence documents of its hosts; the folder it is in.
+
+        Raises ReportError, and leaves the link where it was, if anything of it cannot be written.
+        """
+        runs = self.root / "runs" if run.scope == "whole" else self.root / "partial"
+        folder, unfinished = runs / run.run_id, runs / f".{run.run_id}"
+        if folder.exists():
+            raise ReportError(f"{folder} is there already: every run needs a run id of its own")
+        try:
+            (unfinished / "evidence").mkdir(parents=True)
+            manifest = _manifest(run) | {"junit": _junit(run, unfinished), "evidence": _evidence(unfinished, evidence)}
+            _write(unfinished / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+            _sync(unfinished)
+            unfinished.rename(folder)
+            _sync(runs)
+            _link(self.root / LATEST if run.scope == "whole" else runs / LATEST, folder)
+        except OSError as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise ReportError(
+                f"the report of run {run.run_id} cannot be written to {folder}: {error.strerror or error} "
+                f"({error.filename}); make room there, or give the folder to this user"
+            ) from error
+        return folder
+
+
+def _manifest(run: Run) -> dict[str, Any]:
+    hosts = sorted(run.hosts, key=lambda host: (natural(host.host), host.host))
+    return {
+        "schema": 1,
+        "run_id": run.run_id,
+        "started": run.started.isoformat(),
+        "profile": run.profile,
+        "scope": run.scope,
+        "partial_because": run.partial_because,
+        "green": run.green,
+        "counts": run.counts,
+        "hosts": {host.host: {"green": host.green, "identity": host.identity} for host in hosts},
+    }
+
+
+def _junit(run: Run, folder: Path) -> dict[str, Any]:
+    with (folder / JUNIT).open("wb") as file:
+        stream = _Hashed(file)
+        write_junit(run, cast(BinaryIO, stream))
+        file.flush()
+        os.fsync(file.fileno())
+    return {"file": JUNIT, "sha256": stream.digest.hexdigest(), "bytes": stream.size}
+
+
+def _evidence(folder: Path, evidence: Mapping[str, bytes] | None) -> dict[str, Any]:
+    written = {}
+    for host, document in sorted((evidence or {}).items()):
+        name = f"evidence/{quote(host, safe='')}.json"  # a host's name never leads out of the folder
+        _write(folder / name, document)
+        written[host] = {"file": name, "sha256": hashlib.sha256(document).hexdigest(), "bytes": len(document)}
+    _sync(folder / "evidence")
+    return written
+
+
+class _Hashed:
+    """A stream that knows the digest of what went through it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream, self.digest, self.size = stream, hashlib.sha256(), 0
+
+    def write(self, data: bytes) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self._stream.write(data)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _link(link: Path, folder: Path) -> None:
+    fresh = link.with_name(f".{LATEST}-{folder.name}")
+    fresh.symlink_to(folder.relative_to(link.parent), target_is_directory=True)
+    try:
+        fresh.replace(link)
+    except OSError:
+        fresh.unlink()
+        raise
+    _sync(link.parent)

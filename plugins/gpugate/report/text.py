@@ -1,0 +1,47 @@
+"""Text from nodes, made safe for XML, terminals and logs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from ClusterShell.NodeSet import NodeSet, NodeSetException  # type: ignore[import-untyped]
+
+# Everything that XML 1.0 forbids, that moves a terminal's cursor, or that turns the reading direction around.
+_UNSAFE = re.compile(
+    "[^\t\n\x20-\x7e\xa0-\u200a\u2010-\u2027\u202f-\u2065\u206a-\ud7ff\ue000-\ufdcf\ufdf0-\ufefe\uff00-\ufffd"
+    "\U00010000-\U0001fffd\U00020000-\U0002fffd\U00030000-\U0003fffd]"
+)
+_PLAIN_HOST = re.compile(r"[\w.-]+", re.ASCII)
+_NUMBER = re.compile(r"(\d+)")
+
+
+def printable(text: str) -> str:
+    """`text` with every unsafe character written as its escape, so that it is seen rather than obeyed."""
+    return _UNSAFE.sub(_escape, text)
+
+
+def one_line(text: str) -> str:
+    """`printable` on one line."""
+    return " ".join(printable(text).split())
+
+
+def natural(text: str) -> list[tuple[int, int, str]]:
+    """A sort key that puts gpu2 before gpu10."""
+    return [(0, int(part), part) if part.isdecimal() else (1, 0, part) for part in _NUMBER.split(text) if part]
+
+
+def fold(hosts: Iterable[str]) -> str:
+    """Host names as HPC operators read them: gpu[0-3,7]."""
+    names = sorted(set(hosts), key=natural)
+    if all(_PLAIN_HOST.fullmatch(name) for name in names):
+        try:
+            return str(NodeSet.fromlist(names))
+        except NodeSetException:
+            pass
+    return ", ".join(map(one_line, names))
+
+
+def _escape(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -21,16 +21,16 @@ Check = Callable[..., None]
 class Gathered:
     """What the controller knows about one host: its evidence, or why there is none, and when it was received.
 
-    `nonce` is what this run asked with, `received_unix_s` the controller's clock when the answer came, `replayed`
-    whether the document was gathered by an earlier run.
+    `nonce` is what the gather asked with, empty for documents that were gathered by other means; `asked_unix_s` and
+    `received_unix_s` are the controller's clock when it asked and when the answer came.
     """
 
     host: str
     evidence: Evidence | None
     problem: GpugateError | None = None
     nonce: str = ""
+    asked_unix_s: float = 0.0
     received_unix_s: float = 0.0
-    replayed: bool = False
 
 
 if TYPE_CHECKING:

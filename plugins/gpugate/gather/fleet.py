@@ -1,0 +1,111 @@
+"""Evidence of many hosts at once: every host has its own deadline, and none can hold up or take down another."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from ..errors import EvidenceError, GpugateError, NotGathered
+from ..evidence.frame import unpack
+from ..inventory import Target
+from ..policy import Profile
+from .folder import GatherLog, Receipt, document_path, write_log
+from .local import LocalTransport
+from .ssh import connect, printable
+from .transport import Answer, Transport, privileged
+
+CONNECT_DEADLINE_S = 20.0
+ANSWER_MARGIN_S = 60.0
+CONNECTIONS_AT_ONCE = 100
+
+Progress = Callable[[str, str], None]
+
+
+async def gather(targets: list[Target], profile: Profile, folder: Path, progress: Progress) -> GatherLog:
+    """Ask every target's probe for its evidence and leave the documents and the log in `folder`.
+
+    `progress(host, text)` hears what happens. Never raises for a host: its receipt says what went wrong.
+    """
+    started = time.time()
+    door = asyncio.Semaphore(CONNECTIONS_AT_ONCE)
+    receipts = await asyncio.gather(*(_one(target, profile, folder, progress, door) for target in targets))
+    log = GatherLog(
+        started_unix_s=started,
+        profile=profile,
+        hosts={target.name: receipt for target, receipt in zip(targets, receipts, strict=True)},
+    )
+    write_log(folder, log)
+    return log
+
+
+async def _one(target: Target, profile: Profile, folder: Path, progress: Progress, door: asyncio.Semaphore) -> Receipt:
+    nonce, asked = secrets.token_hex(16), time.time()
+    missing = problem = ""
+    try:
+        async with door:
+            transport = await _open(target)
+        try:
+            asked = time.time()
+            document = await _ask(target, transport, profile, nonce, progress)
+            document_path(folder, target.name).write_bytes(document)
+        finally:
+            await _close(transport)
+    except NotGathered as error:
+        missing = str(error)
+    except (GpugateError, OSError) as error:
+        problem = str(error)
+    except Exception as error:  # one host's surprise is that host's problem
+        problem = f"{target.where}: gathering broke: {type(error).__name__}: {error}"
+    received = time.time()
+    progress(target.name, missing or problem or f"evidence after {received - asked:.1f} s")
+    return Receipt(nonce=nonce, asked_unix_s=asked, received_unix_s=received, missing=missing, problem=problem)
+
+
+async def _open(target: Target) -> Transport:
+    if target.connection == "local":
+        return LocalTransport(target)
+    if target.connection not in ("ssh", "smart", "ansible.builtin.ssh"):
+        raise NotGathered(f"{target.name}: ansible_connection {target.connection!r} is not supported (ssh or local)")
+    return await connect(target, CONNECT_DEADLINE_S)
+
+
+async def _close(transport: Transport) -> None:
+    try:
+        async with asyncio.timeout(5):
+            await transport.close()
+    except (OSError, TimeoutError):
+        return  # the evidence is in; a connection that will not close is the operating system's
+
+
+async def _ask(target: Target, transport: Transport, profile: Profile, nonce: str, progress: Progress) -> bytes:
+    request = target.policy.request(nonce, profile)
+    argv = [target.python, str(target.probe), "collect", "--request", "-", "--rootfs", str(target.node_root)]
+    if target.driver_root is not None:
+        argv += ["--driver-root", target.driver_root]
+    command, stdin = privileged(target, argv, json.dumps(asdict(request)).encode() + b"\n")
+    burning = request.burn.deadline_s if request.burn else 0.0
+    answer = await transport.run(
+        command, stdin, burning + ANSWER_MARGIN_S, on_line=lambda line: progress(target.name, line)
+    )
+    try:
+        return unpack(answer.stdout)
+    except EvidenceError as error:
+        raise EvidenceError(_why_none(target, answer, str(error))) from error
+
+
+def _why_none(target: Target, answer: Answer, complaint: str) -> str:
+    lines = [printable(line) for line in answer.stderr.splitlines() if line.strip()]
+    said = lines[-1][:300] if lines else "it said nothing"
+    if "can't open file" in said or "No such file or directory" in said:
+        return f"{target.where} has no probe at {target.probe} ({said}): run playbooks/provision.yml on it"
+    if "not found" in said and answer.status == 127:
+        return f"{target.where} cannot run {target.python} ({said}): set ansible_python_interpreter"
+    if "sudo" in said or "password is required" in said:
+        return f"{target.where} does not let us become {target.become_user}: {said}"
+    ended = f"was killed by signal {-answer.status}" if answer.status < 0 else f"ended with exit status {answer.status}"
+    return f"{target.where}: {complaint}: the probe {ended}: {said}"

@@ -1,0 +1,49 @@
+"""What every way of reaching a node offers, and the sentences for the ways in which it fails."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from ..inventory import Target
+
+MAX_STDOUT_BYTES = 512 * 1024
+MAX_STDERR_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said: exit status (negative: killed by that signal), output and error output, both bounded."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+
+class Transport(Protocol):
+    """One open way to one node. `run` may be called again while it is open."""
+
+    async def run(
+        self, command: str, stdin: bytes, deadline_s: float, on_line: Callable[[str], None] | None = None
+    ) -> Answer:
+        """Run a shell command line; raises NotGathered when the node does not answer in `deadline_s`.
+
+        `on_line` hears each line of error output as it comes (progress).
+        """
+
+    async def close(self) -> None:
+        """Give the connection back."""
+
+
+def privileged(target: Target, argv: list[str], stdin: bytes) -> tuple[str, bytes]:
+    """The command line and input that run `argv` on the node with the privilege that the inventory asks for."""
+    command = shlex.join(argv)
+    if not target.become:
+        return command, stdin
+    user = shlex.quote(target.become_user)
+    if target.become_password is None:
+        return f"sudo -H -n -u {user} -- {command}", stdin
+    # sudo reads the password's line from the same input, and leaves the rest to the command.
+    return f"sudo -H -S -p '' -u {user} -- {command}", target.become_password.encode() + b"\n" + stdin

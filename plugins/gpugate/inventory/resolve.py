@@ -1,0 +1,148 @@
+"""Host patterns to targets, by Ansible's own inventory code: groups, patterns, templates, lookups and vault."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shlex
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InventoryError
+from ..policy import policy_from_variables
+from .target import Target
+
+if TYPE_CHECKING:
+    from ansible.inventory.manager import InventoryManager
+
+
+def use_project(root: Path) -> None:
+    """Make Ansible read the project's own ansible.cfg wherever pytest was started; call before Ansible is imported."""
+    config = root / "ansible.cfg"
+    if "ANSIBLE_CONFIG" not in os.environ and config.is_file():
+        os.environ["ANSIBLE_CONFIG"] = str(config)
+    # A source that cannot be parsed would otherwise be a warning and a smaller fleet.
+    os.environ.setdefault("ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED", "True")
+
+
+def resolve(pattern: str, source: str | None = None) -> list[Target]:
+    """The targets that an Ansible host pattern selects, in inventory order.
+
+    `source` is an inventory path or comma list, None for Ansible's configured one. Raises InventoryError for a
+    pattern part that matches nothing, an inventory without hosts or one that cannot be read or templated, and
+    PolicyError for a host whose policy is invalid.
+    """
+    from ansible import constants
+    from ansible.errors import AnsibleError
+    from ansible.inventory.manager import InventoryManager
+    from ansible.parsing.dataloader import DataLoader
+    from ansible.plugins.loader import init_plugin_loader
+    from ansible.vars.manager import VariableManager
+
+    sources = source or constants.DEFAULT_HOST_LIST
+    try:
+        init_plugin_loader()
+        loader = DataLoader()
+        loader.set_vault_secrets(_vault_secrets(loader))
+        inventory = InventoryManager(loader, sources=sources)
+        hosts = _select(inventory, pattern, sources)
+        variables = VariableManager(loader, inventory)
+        return [_target(host.name, variables.get_vars(host=host), loader) for host in hosts]
+    except AnsibleError as error:
+        raise InventoryError(f"the inventory cannot be resolved: {error}") from error
+
+
+def _vault_secrets(loader: Any) -> Any:
+    from ansible import constants
+    from ansible.cli import CLI
+
+    files = [constants.DEFAULT_VAULT_PASSWORD_FILE] if constants.DEFAULT_VAULT_PASSWORD_FILE else []
+    identities = list(constants.DEFAULT_VAULT_IDENTITY_LIST)
+    return CLI.setup_vault_secrets(loader, vault_ids=identities, vault_password_files=files, auto_prompt=False)
+
+
+def _select(inventory: InventoryManager, pattern: str, sources: Any) -> list[Any]:
+    from ansible.inventory.manager import split_host_pattern
+
+    known = sorted(set(inventory.groups) - {"all", "ungrouped"}) + sorted(inventory.hosts)
+    if not inventory.hosts:
+        raise InventoryError(f"the inventory {_shown(sources)} has no hosts")
+    parts = split_host_pattern(pattern)
+    if not parts:
+        raise InventoryError("--hosts is empty: name a group or hosts, for example --hosts=gpu_fleet")
+    for part in parts:
+        bare = part.lstrip("!&")
+        # Ansible only warns about a part that matches nothing; here a typo has to stop the run.
+        if bare not in inventory.groups and not [h for h in inventory.get_hosts(bare) if h.name in inventory.hosts]:
+            close = difflib.get_close_matches(bare, known, 1)
+            hint = f"; did you mean {close[0]}?" if close else f" (there are: {', '.join(known[:10])})"
+            raise InventoryError(f"--hosts: no host or group in {_shown(sources)} matches {bare!r}{hint}")
+    hosts = [host for host in inventory.get_hosts(pattern) if host.name in inventory.hosts]
+    if not hosts:
+        raise InventoryError(f"--hosts={pattern} selects no host of {_shown(sources)}")
+    return hosts
+
+
+def _shown(sources: Any) -> str:
+    return sources if isinstance(sources, str) else ", ".join(map(str, sources))
+
+
+def _target(name: str, variables: Mapping[str, Any], loader: Any) -> Target:
+    from ansible.errors import AnsibleError
+    from ansible.template import Templar
+
+    templar = Templar(loader=loader, variables=variables)
+
+    def get(*keys: str) -> Any:
+        for key in keys:
+            if key in variables:
+                try:
+                    return templar.template(variables[key])
+                except AnsibleError as error:
+                    raise InventoryError(f"{name}: {key} cannot be templated: {error.message}") from error
+        return None
+
+    ours = {key: get(key) for key in variables if key.startswith("gpugate_")}
+    policy = policy_from_variables(name, ours)
+    user = _text(get("ansible_user", "ansible_ssh_user"))
+    become = get("ansible_become")
+    try:
+        arguments = [
+            *shlex.split(get("ansible_ssh_common_args") or ""),
+            *shlex.split(get("ansible_ssh_extra_args") or ""),
+        ]
+        port = get("ansible_port", "ansible_ssh_port")
+        return Target(
+            name=name,
+            policy=policy,
+            connection=_text(get("ansible_connection")) or "ssh",
+            address=_text(get("ansible_host", "ansible_ssh_host")),
+            port=int(port) if port is not None else None,
+            user=user,
+            private_key=_text(get("ansible_private_key_file", "ansible_ssh_private_key_file")),
+            password=_text(get("ansible_password", "ansible_ssh_pass", "ansible_ssh_password")),
+            ssh_args=tuple(arguments),
+            become=_truth(become) if become is not None else user != "root",
+            become_user=_text(get("ansible_become_user")) or "root",
+            become_password=_text(get("ansible_become_password", "ansible_become_pass", "ansible_sudo_pass")),
+            python=_interpreter(_text(get("ansible_python_interpreter"))),
+            node_root=PurePosixPath(_text(get("gpugate_node_root")) or "/"),
+            driver_root=_text(get("gpugate_driver_root")),
+        )
+    except (ValueError, TypeError) as error:
+        raise InventoryError(f"{name}: its connection variables are not valid: {error}") from error
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _truth(value: Any) -> bool:
+    from ansible.module_utils.parsing.convert_bool import boolean
+
+    return bool(boolean(value))
+
+
+def _interpreter(value: str | None) -> str:
+    return "python3" if value is None or value.startswith("auto") else value

@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import BinaryIO
 from xml.etree import ElementTree  # writes only; `reader` parses, hardened
 
-from junit_xml import TestCase, TestSuite  # type: ignore[import-untyped]
+from junit_xml import TestCase, TestSuite
 
 from ..verdict import Outcome, Verdict
 from .model import HostReport, Run
@@ -20,7 +20,7 @@ from .text import natural, one_line, printable
 
 SCHEMA = "1"
 CLASS_PREFIX = "checks."
-NOBODY = "gpugate"  # the suite of a run that judged no host
+NOBODY, NOBODY_CASE = "gpugate", "hosts"  # suite and case of a run that judged no host
 
 
 def write_junit(run: Run, stream: BinaryIO) -> None:
@@ -61,7 +61,7 @@ def _host_suite(run: Run, host: HostReport) -> bytes:
 
 def _empty_suite(run: Run) -> bytes:
     """The suite of a run that judged nothing: red, wherever it is read."""
-    case = TestCase("hosts", f"{CLASS_PREFIX}run")
+    case = TestCase(NOBODY_CASE, f"{CLASS_PREFIX}run")
     reason = f"no host was judged: {one_line(run.partial_because)}"
     case.add_error_info(reason, reason, Outcome.MISSING.value)
     return _suite(run, NOBODY, [case], {}, "0.000")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from ClusterShell.NodeSet import NodeSet, NodeSetException  # type: ignore[import-untyped]
+from ClusterShell.NodeSet import NodeSet, NodeSetException
 
 # Everything that XML 1.0 forbids, that moves a terminal's cursor, or that turns the reading direction around.
 _UNSAFE = re.compile(

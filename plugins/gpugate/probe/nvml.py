@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Union
 
-import pynvml  # type: ignore[import-untyped]  # it carries no types
+import pynvml
 
 from ..evidence.facts import Gap
 from ..evidence.types import Clocks, Ecc, Memory, Modes, Pcie, Power, RowRemap, Thermal

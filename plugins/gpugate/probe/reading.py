@@ -30,7 +30,7 @@ def attempt(what: str, read: Callable[[], Result[T]]) -> Result[T]:
         return Gap(printable(f"probe error: {type(error).__name__}: {error} (while reading {what})"))
 
 
-def record(kind: Callable[..., R], *facts: Any, **named: Any) -> R:
+def record(kind: Callable[..., R], /, *facts: Any, **named: Any) -> R:
     """A record of evidence from readings. Its own types are the reader's, who never sees a Gap; the builder does."""
     return kind(*facts, **named)
 

@@ -1,0 +1,144 @@
+"""The probe's command line."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..errors import EvidenceError, ProbeError
+from ..evidence.frame import pack
+from ..evidence.request import ProbeRequest
+from . import build, loader
+from .collect import collect
+from .document import serialise
+from .identity import identity
+from .node import Node
+from .orders import probe_request
+from .reading import printable
+from .settings import apply, settings_request
+from .summary import summary
+
+DONE, FAILED, USAGE = 0, 1, 2
+_EPILOG = """exit codes:
+  0  done; what could not be measured is named in the answer
+  1  not done: the settings were refused or did not stick, or no document could be made
+  2  the command line or the request is wrong
+  3  this Python is older than 3.9
+"""
+_BY_HAND = ProbeRequest(nonce="by-hand", profile="by-hand", launch=False)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    try:
+        _see_driver_root(options.driver_root)
+        state_dir = options.state_dir or options.rootfs / "var/lib/gpugate"
+        node = Node(root=options.rootfs.absolute(), state_dir=state_dir, driver_root=options.driver_root)
+        if not node.root.is_dir():
+            raise ProbeError(f"--rootfs {node.root} is no folder")
+        answer: int = options.run(node, options)
+    except ProbeError as error:
+        return _refuse(options, str(error), USAGE)
+    return answer
+
+
+def _collect(node: Node, options: argparse.Namespace) -> int:
+    request = probe_request(_read(options.request)) if options.request else _BY_HAND
+    evidence = collect(node, request, _progress)
+    try:
+        document = serialise(evidence)
+        if options.request:
+            sys.stdout.buffer.write(pack(document))
+        else:
+            text = document.decode() if options.json else summary(json.loads(document))
+            sys.stdout.buffer.write(text.encode("utf-8", "backslashreplace") + b"\n")
+    except EvidenceError as error:
+        return _refuse(options, str(error), FAILED)
+    sys.stdout.buffer.flush()
+    return DONE
+
+
+def _identity(node: Node, _: argparse.Namespace) -> int:
+    print(json.dumps(identity(node), sort_keys=True))
+    return DONE
+
+
+def _settings(node: Node, options: argparse.Namespace) -> int:
+    try:
+        print(json.dumps(apply(node, settings_request(_read(options.request)), options.check), sort_keys=True))
+    except ProbeError as error:
+        print(json.dumps({"error": printable(str(error))}))
+        return FAILED
+    return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    everywhere = argparse.ArgumentParser(add_help=False)
+    where = everywhere.add_argument_group("where the node is")
+    where.add_argument("--rootfs", type=Path, default=Path("/"), help="the node's root as seen from here (default /)")
+    where.add_argument("--driver-root", type=Path, help="the root of the container that holds the driver's libraries")
+    where.add_argument("--state-dir", type=Path, help="for results on the node (default ROOTFS/var/lib/gpugate)")
+
+    parser = argparse.ArgumentParser(
+        prog="gpugate-probe",
+        description="Measures a GPU node: facts with named gaps, no judgement. Without a command it collects.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[everywhere],
+    )
+    parser.add_argument("--version", action="version", version=f"gpugate-probe {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    collecting = commands.add_parser("collect", parents=[everywhere], help="collect facts (the default)")
+    for place in (parser, collecting):
+        place.add_argument("--json", action="store_true", help="print the document instead of a summary")
+        place.add_argument("--request", metavar="FILE", help="answer this request (- is standard input) with one frame")
+        place.set_defaults(run=_collect)
+
+    naming = commands.add_parser("identity", parents=[everywhere], help="machine id, boot id, host name, GPU UUIDs")
+    naming.add_argument("--json", action="store_true", help="as JSON (it always is)")
+    naming.set_defaults(run=_identity)
+
+    setting = commands.add_parser("settings", parents=[everywhere], help="bring persistence and power limits to policy")
+    setting.add_argument("--request", metavar="FILE", required=True, help="what is wanted (- is standard input)")
+    setting.add_argument("--check", action="store_true", help="change nothing, say what would be changed")
+    setting.set_defaults(run=_settings)
+    return parser
+
+
+def _see_driver_root(driver_root: Path | None) -> None:
+    """Start again with the driver's folders first in the loader's path, which it reads only when a process starts."""
+    if driver_root is None:
+        return
+    folders = ":".join(loader.folders_below(driver_root.absolute()))
+    found = os.environ.get("LD_LIBRARY_PATH", "")
+    if found == folders or found.startswith(folders + ":"):
+        return
+    environment = {**os.environ, "LD_LIBRARY_PATH": f"{folders}:{found}" if found else folders}
+    program: list[str] = [str(build.archive())] if build.archive() else ["-m", "gpugate.probe"]
+    os.execve(sys.executable, [sys.executable, *program, *sys.argv[1:]], environment)  # noqa: S606  # itself, no shell
+
+
+def _read(place: str) -> str:
+    try:
+        data = sys.stdin.buffer.read() if place == "-" else Path(place).read_bytes()
+        return data.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProbeError(f"the request {place} cannot be read: {error}") from error
+
+
+def _progress(words: Any) -> None:
+    print(printable(str(words)), file=sys.stderr, flush=True)
+
+
+def _refuse(options: argparse.Namespace, sentence: str, code: int) -> int:
+    print(f"gpugate-probe: {printable(sentence)}", file=sys.stderr)
+    if options.run is _settings:
+        print(json.dumps({"error": printable(sentence)}))
+        return FAILED
+    return code

@@ -1,0 +1,206 @@
+"""Persistence and power limits: all of it checked before anything is changed, and read back afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import ProbeError
+from ..evidence.facts import Gap
+from . import orders
+from .collect import session
+from .node import Node
+from .nvml import Device
+from .reading import Result, T
+
+_TOLERANCE_W = 0.5
+_NO_PERMISSION = 4
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What policy wants of every GPU. `persistence` false and `power_limit_w` None leave things as they are."""
+
+    device_id: str
+    gpu_count: int
+    persistence: bool
+    power_limit_w: float | None
+
+
+@dataclass(frozen=True)
+class State:
+    """One GPU's settings; the limit is None where it could not be read and none is asked for."""
+
+    persistence: bool | None
+    power_limit_w: float | None
+
+    def as_json(self) -> dict[str, Any]:
+        return {"persistence": self.persistence, "power_limit_w": self.power_limit_w}
+
+
+@dataclass(frozen=True)
+class Card:
+    """A GPU, who it is, what it has now and what it shall have."""
+
+    device: Device
+    uuid: str
+    bus_id: str
+    before: State
+    wanted: State
+
+    def __str__(self) -> str:
+        return f"GPU {self.device.index} ({self.uuid}, {self.bus_id})"
+
+
+def settings_request(text: str) -> Settings:
+    """The request in a JSON document. Raises ProbeError naming the first key that is wrong."""
+
+    def limit(where: str, value: Any) -> float | None:
+        return None if value is None else orders.positive(where, value)
+
+    required: dict[str, orders.Check] = {
+        "device_id": orders.words,
+        "gpu_count": orders.count,
+        "persistence": orders.flag,
+        "power_limit_w": limit,
+    }
+    return Settings(**orders.members("the request", orders.plain(text), required, {}))
+
+
+def apply(node: Node, settings: Settings, check: bool = False) -> dict[str, Any]:
+    """Bring every GPU to `settings`, or with `check` say what would change.
+
+    Returns `{changed, gpus: [{index, uuid, bus_id, before, after}], notes}`. Raises ProbeError: before anything was
+    changed where a GPU does not fit the request; else with the GPUs that were changed already.
+    """
+    with session(node) as ml:
+        if isinstance(ml, Gap):
+            raise ProbeError(f"the GPUs cannot be read: {ml.unavailable}")
+        devices = ml.devices()
+        if isinstance(devices, Gap):
+            raise ProbeError(f"the GPUs cannot be read: {devices.unavailable}")
+        if len(devices) != settings.gpu_count:
+            raise ProbeError(
+                f"NVML shows {len(devices)} GPUs, policy expects {settings.gpu_count}: nothing was changed"
+            )
+        cards = [_card(device, settings) for device in devices]
+        due = [card for card in cards if card.wanted != card.before]
+        changed: list[Card] = []
+        for card in [] if check else due:
+            _change(card, changed)
+        notes = [note for card in cards for note in _notes(card, check)]
+        return {"changed": bool(due), "gpus": [_row(card, check) for card in cards], "notes": notes}
+
+
+def _card(device: Device, settings: Settings) -> Card:
+    """The GPU as it is and as it shall be. Raises ProbeError where the request does not fit it."""
+    name = f"GPU {device.index}"
+    uuid = _known(device.uuid(), f"{name}: its UUID")
+    name = f"GPU {device.index} ({uuid})"
+    bus_id = _known(device.bus_id(), f"{name}: its bus id")
+    found = _known(device.device_id(), f"{name}: its device id")
+    if found != settings.device_id:
+        raise ProbeError(
+            f"{name} is a board {found}, policy is for {settings.device_id}: nothing was changed; fix the inventory"
+        )
+    before = _state(device, settings, name)
+    wanted = before
+    if settings.persistence:
+        wanted = replace(wanted, persistence=True)
+    limit = settings.power_limit_w
+    if limit is not None:
+        low, high = (_known(end, f"{name}: its power constraints") for end in device.power_constraints())
+        if not low <= limit <= high:
+            raise ProbeError(
+                f"{name} takes power limits from {low:g} to {high:g} W, policy wants {limit:g} W: "
+                "nothing was changed; fix the policy"
+            )
+        if before.power_limit_w is None or abs(limit - before.power_limit_w) > _TOLERANCE_W:
+            wanted = replace(wanted, power_limit_w=limit)
+    return Card(device, uuid, bus_id, before, wanted)
+
+
+def _state(device: Device, settings: Settings, name: str) -> State:
+    persistence, limit = device.persistence(), device.power_limit()
+    if settings.persistence:
+        persistence = _known(persistence, f"{name}: its persistence mode")
+    if settings.power_limit_w is not None:
+        limit = _known(limit, f"{name}: its power limit")
+    return State(
+        None if isinstance(persistence, Gap) else persistence,
+        None if isinstance(limit, Gap) else limit,
+    )
+
+
+def _known(reading: Result[T], what: str) -> T:
+    if isinstance(reading, Gap):
+        raise ProbeError(f"{what} cannot be read: {reading.unavailable}: nothing was changed")
+    return reading
+
+
+def _change(card: Card, changed: list[Card]) -> None:
+    """Set what differs, read it back. Persistence comes first: without it a limit goes when the driver unloads."""
+    wanted, before, device = card.wanted, card.before, card.device
+    if wanted.persistence and not before.persistence:
+        _accepted(card, "persistence mode", device.set_persistence(True), changed)
+        if card not in changed:
+            changed.append(card)
+        _stuck(card, "persistence mode", True, device.persistence(), changed)
+    if wanted.power_limit_w is not None and wanted.power_limit_w != before.power_limit_w:
+        _accepted(
+            card, f"power limit {wanted.power_limit_w:g} W", device.set_power_limit(wanted.power_limit_w), changed
+        )
+        if card not in changed:
+            changed.append(card)
+        _stuck(card, "power limit", wanted.power_limit_w, device.power_limit(), changed)
+
+
+def _accepted(card: Card, what: str, refusal: Gap | None, changed: list[Card]) -> None:
+    if refusal is not None:
+        advice = "; run it as root" if refusal.code == _NO_PERMISSION else ""
+        raise ProbeError(f"{card}: {what} could not be set: {refusal.unavailable}{advice}; {_so_far(changed)}")
+
+
+def _stuck(card: Card, what: str, wanted: float, found: Result[float], changed: list[Card]) -> None:
+    if isinstance(found, Gap):
+        raise ProbeError(
+            f"{card}: {what} was set to {wanted!r}, but cannot be read back: {found.unavailable}; {_so_far(changed)}"
+        )
+    if abs(found - wanted) > _TOLERANCE_W:
+        raise ProbeError(
+            f"{card}: {what} was set to {wanted!r} and the driver accepted, but it reads back as {found!r}; "
+            f"{_so_far(changed)}"
+        )
+
+
+def _so_far(changed: list[Card]) -> str:
+    names = ", ".join(str(card) for card in changed)
+    return f"changed so far: {names}" if changed else "nothing was changed"
+
+
+def _row(card: Card, check: bool) -> dict[str, Any]:
+    after = card.wanted if check else _read_again(card)
+    return {
+        "index": card.device.index,
+        "uuid": card.uuid,
+        "bus_id": card.bus_id,
+        "before": card.before.as_json(),
+        "after": after.as_json(),
+    }
+
+
+def _read_again(card: Card) -> State:
+    persistence, limit = card.device.persistence(), card.device.power_limit()
+    return State(
+        None if isinstance(persistence, Gap) else persistence,
+        None if isinstance(limit, Gap) else limit,
+    )
+
+
+def _notes(card: Card, check: bool) -> list[str]:
+    """What the operator should know beside the change: a cap from outside holds whatever is requested."""
+    requested = card.wanted.power_limit_w
+    enforced = card.device.power().gap("enforced_limit_w") or card.device.power().enforced_limit_w
+    if check or requested is None or isinstance(enforced, Gap) or enforced >= requested - _TOLERANCE_W:
+        return []
+    return [f"{card}: the driver enforces {enforced:g} W, below the {requested:g} W requested: a cap from outside"]

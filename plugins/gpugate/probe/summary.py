@@ -1,0 +1,95 @@
+"""The document as a person reads it on a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+_GIB = 1024**3
+
+
+def summary(document: dict[str, Any]) -> str:
+    """A few lines on host and driver, two a GPU, then every gap with its reason."""
+    return "\n".join([*_host(document), "", *_driver(document["driver"]), "", *_gpus(document), "", *_gaps(document)])
+
+
+def _host(document: dict[str, Any]) -> Iterator[str]:
+    host = document["host"]
+    yield f"host     {_say(host['hostname'])}, kernel {_say(host['kernel_release'])}, boot {_say(host['boot_id'])}"
+    log = document["kernel_log"]
+    if "lines" in log:
+        reach = "back to boot" if log["complete"] is True else "not back to boot"
+        yield f"log      {len(log['lines'])} lines of the driver from {log['source']}, {reach}"
+        for line in log["lines"]:
+            if "Xid" in line or "fallen off" in line:
+                yield f"         {line}"
+
+
+def _driver(driver: dict[str, Any]) -> Iterator[str]:
+    yield (
+        f"driver   module {_say(driver['module_version'])} ({_say(driver['module_flavour'])}), "
+        f"installed {_say(driver['installed_module_version'])}, NVML {_say(driver['nvml_version'])}"
+    )
+    cuda = driver["cuda_version"]
+    version = f"{cuda // 1000}.{cuda % 1000 // 10}" if isinstance(cuda, int) else "?"
+    yield f"         CUDA {version}, libcuda {_path(driver['libcuda'])}"
+
+
+def _gpus(document: dict[str, Any]) -> Iterator[str]:
+    gpus = document["gpus"]
+    if not isinstance(gpus, list):
+        yield f"GPUs     could not be read: {gpus['unavailable']}"
+        return
+    for gpu in gpus:
+        power, thermal, memory, pcie = gpu["power"], gpu["thermal"], gpu["memory"], gpu["pcie"]
+        yield f"GPU {gpu['index']:<3}  {_say(gpu['name'])}, {_say(gpu['uuid'])}, {_say(gpu['bus_id'])}"
+        processes = gpu["processes"]
+        yield "         " + ", ".join(
+            [
+                f"{_say(power['draw_w'], '.0f')} of {_say(power['limit_w'], '.0f')} W",
+                f"{_say(thermal['temperature_c'], '.0f')} C "
+                f"({_say(thermal['below_slowdown_c'], '.0f')} below slowdown by {_say(thermal['scale'])})",
+                f"{_say(_gib(memory['used_bytes']), '.1f')} of {_say(_gib(memory['total_bytes']), '.1f')} GiB used",
+                f"PCIe {_say(pcie['generation'])} x{_say(pcie['width'])}",
+                f"{len(processes) if isinstance(processes, list) else '?'} processes",
+            ]
+        )
+
+
+def _gaps(document: dict[str, Any]) -> Iterator[str]:
+    """Facts with one reason stand together, so that eight GPUs without a sensor are one line."""
+    places: dict[str, list[str]] = {}
+    for place, gap in _find(document, ""):
+        code = "" if gap["code"] is None else f" [{gap['code']}]"
+        places.setdefault(gap["unavailable"] + code, []).append(place)
+    if not places:
+        yield "Every fact was measured."
+        return
+    yield f"{sum(map(len, places.values()))} facts could not be measured:"
+    for reason, where in places.items():
+        more = f" and {len(where) - 4} more" if len(where) > 4 else ""
+        yield f"  {', '.join(where[:4])}{more}: {reason}"
+
+
+def _find(value: Any, place: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if isinstance(value, dict):
+        if set(value) == {"unavailable", "code"}:
+            yield place, value
+            return
+        for key, item in value.items():
+            yield from _find(item, f"{place}.{key}" if place else key)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _find(item, f"{place}[{index}]")
+
+
+def _say(value: Any, form: str = "") -> str:
+    return "?" if isinstance(value, dict) else format(value, form)
+
+
+def _path(library: dict[str, Any]) -> str:
+    return str(library.get("path", "?"))
+
+
+def _gib(value: Any) -> Any:
+    return value if isinstance(value, dict) else value / _GIB

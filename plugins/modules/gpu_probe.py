@@ -1,0 +1,280 @@
+#!/usr/bin/python
+"""Put gpugate's probe on a node, take it away, or ask it which machine this is."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: gpu_probe
+short_description: Deploy gpugate's probe to a GPU node
+version_added: "0.1.0"
+description:
+  - With O(state=present), builds the probe on the controller and puts it on the node, under a folder named by its digest,
+    and points C(current) at it. The builds before stay, at most O(keep) of them, for going back.
+  - With O(state=identity), changes nothing and returns which machine, on which boot, with which GPUs answers right now.
+  - With O(state=absent), removes every build.
+  - A node needs a Python 3.9 or later and the NVIDIA driver; nothing is installed there but this one file.
+options:
+  state:
+    description: Whether the probe should be on the node, or is only asked.
+    type: str
+    choices: [present, absent, identity]
+    default: present
+  root:
+    description: The node root. Every path on the node lies below it.
+    type: path
+    default: /
+  driver_root:
+    description: Where the driver's libraries lie when they are not below O(root), as with a driver container.
+    type: path
+  keep:
+    description: How many builds stay beside the current one.
+    type: int
+    default: 2
+  digest:
+    description: The sha256 of the build. The action plugin fills it in.
+    type: str
+  src:
+    description: Where the build was carried to on the node. The action plugin fills it in.
+    type: path
+attributes:
+  check_mode:
+    support: full
+    description: It tells whether the probe would be deployed or removed.
+  diff_mode:
+    support: full
+    description: It shows the build before and after.
+notes:
+  - The interpreter that runs the module also runs the probe, so C(ansible_python_interpreter) chooses it.
+author: The gpugate authors
+"""
+
+EXAMPLES = r"""
+- name: Put the probe of this checkout on the node
+  gpu_probe:
+    root: "{{ gpugate_node_root | default('/') }}"
+  become: true
+
+- name: Ask which machine this is, and since when it is up
+  gpu_probe:
+    state: identity
+    root: "{{ gpugate_node_root | default('/') }}"
+  become: true
+  register: node
+
+- name: Remove every build of the probe
+  gpu_probe:
+    state: absent
+    root: "{{ gpugate_node_root | default('/') }}"
+  become: true
+"""
+
+RETURN = r"""
+digest:
+  description: sha256 of the build that is current, or in check mode would be; null where there is none.
+  returned: success
+  type: str
+path:
+  description: The file of that build on the node; null where there is none.
+  returned: success
+  type: str
+identity:
+  description: >-
+    Which machine answers. Each value is the fact itself, or a dictionary with C(unavailable) (why there is none) and
+    C(code). Null with O(state=absent), and in check mode while the build is not on the node.
+  returned: success
+  type: dict
+  contains:
+    machine_id:
+      description: The machine id of the node.
+      type: raw
+    boot_id:
+      description: The id of the boot that the node is on.
+      type: raw
+    hostname:
+      description: The node's own name.
+      type: raw
+    gpu_uuids:
+      description: The UUIDs of its GPUs, in the driver's order.
+      type: raw
+services:
+  description: What this node has to keep settings over a reboot.
+  returned: success
+  type: dict
+  contains:
+    python:
+      description: The interpreter that ran the module.
+      type: str
+    systemd:
+      description: Whether systemd booted the node.
+      type: bool
+    persistenced_unit:
+      description: The unit file of nvidia-persistenced, null where there is none or no systemd.
+      type: str
+probe_missing:
+  description: Set on a failure whose cause is that the asked build is not on the node.
+  returned: failure
+  type: bool
+"""
+
+import contextlib  # noqa: E402  # documentation comes first in a module
+import os  # noqa: E402
+import shutil  # noqa: E402
+import tempfile  # noqa: E402
+from typing import Any  # noqa: E402
+
+from ansible.module_utils.basic import AnsibleModule  # noqa: E402
+from ansible.module_utils.gpugate_node import PROBE_FILE, PROBES, NodeError, ask, below, services  # noqa: E402
+
+ARGUMENTS: dict[str, dict[str, object]] = {
+    "state": {"type": "str", "choices": ["present", "absent", "identity"], "default": "present"},
+    "root": {"type": "path", "default": "/"},
+    "driver_root": {"type": "path"},
+    "keep": {"type": "int", "default": 2},
+    "digest": {"type": "str"},
+    "src": {"type": "path"},
+}
+
+
+class Builds:
+    """The builds of the probe on this node, and the link `current` to one of them."""
+
+    def __init__(self, module: AnsibleModule, root: str) -> None:
+        self.module = module
+        self.folder = below(root, PROBES)
+        self.link = os.path.join(self.folder, "current")
+
+    def file(self, digest: str) -> str:
+        return os.path.join(self.folder, digest, PROBE_FILE)
+
+    @property
+    def current(self) -> str | None:
+        """The digest that `current` points at, whether its file is there or not."""
+        return os.readlink(self.link) if os.path.islink(self.link) else None
+
+    def whole(self, digest: str) -> bool:
+        """The build is there, unchanged, and nobody but its owner (the user of this task) may change it."""
+        path = self.file(digest)
+        if os.path.islink(path) or not os.path.isfile(path):
+            return False
+        owners = {os.stat(place).st_uid for place in (path, os.path.dirname(path))}
+        modes = [os.stat(place).st_mode & 0o777 for place in (path, os.path.dirname(path))]
+        return owners == {os.geteuid()} and modes == [0o755, 0o755] and self.module.sha256(path) == digest
+
+    def spare(self, digest: str, keep: int) -> list[str]:
+        """The builds beyond the newest `keep` beside this one, and what an interrupted run left."""
+        if not os.path.isdir(self.folder):
+            return []
+        names = [name for name in os.listdir(self.folder) if name not in ("current", digest)]
+        builds = [name for name in names if not name.startswith(".")]
+        builds.sort(key=lambda name: os.lstat(os.path.join(self.folder, name)).st_mtime_ns, reverse=True)
+        return builds[keep:] + [name for name in names if name.startswith(".")]
+
+    def install(self, src: str, digest: str) -> None:
+        """Copy a build in under its digest, as one step for whoever looks."""
+        os.makedirs(self.folder, mode=0o755, exist_ok=True)
+        fresh = tempfile.mkdtemp(prefix=".new-", dir=self.folder)
+        target = os.path.join(fresh, PROBE_FILE)
+        shutil.copyfile(src, target)
+        if self.module.sha256(target) != digest:
+            shutil.rmtree(fresh)
+            raise NodeError(f"the probe did not arrive whole: its sha256 is not {digest}; run again")
+        os.chmod(target, 0o755)
+        os.chmod(fresh, 0o755)
+        shutil.rmtree(os.path.join(self.folder, digest), ignore_errors=True)
+        os.rename(fresh, os.path.join(self.folder, digest))
+
+    def switch(self, digest: str) -> None:
+        """Point `current` at a build; a reader finds the one before or this one, never none."""
+        fresh = os.path.join(self.folder, f".current-{os.getpid()}")
+        os.symlink(digest, fresh)
+        os.replace(fresh, self.link)
+
+    def remove(self, names: list[str]) -> None:
+        for name in names:
+            path = os.path.join(self.folder, name)
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            else:
+                os.remove(path)
+
+
+def present(module: AnsibleModule, builds: Builds) -> dict[str, Any]:
+    """The build of `digest` on the node and current; `src` brings it where it is not there yet."""
+    digest, src = module.params["digest"], module.params["src"]
+    if not digest:
+        raise NodeError(
+            "the build to deploy is not known: gpu_probe needs plugins/action/gpu_probe.py, which Ansible finds when it is "
+            "started in the project's root or in playbooks/"
+        )
+    before, whole = builds.current, builds.whole(digest)
+    spare = builds.spare(digest, module.params["keep"])
+    if not whole and not module.check_mode:
+        if src is None:
+            raise NodeError(f"the build {digest} is not on the node", probe_missing=True)
+        builds.install(src, digest)
+    if not module.check_mode:
+        if before != digest:
+            builds.switch(digest)
+        builds.remove(spare)
+    lines = [] if before == digest and whole else [f"{builds.link}: {before or 'absent'} -> {digest}"]
+    lines += [f"{os.path.join(builds.folder, name)}: removed, {module.params['keep']} older builds stay" for name in spare]
+    return {
+        "changed": bool(lines),
+        "digest": digest,
+        "path": builds.file(digest),
+        "identity": identity(module, builds.file(digest)) if whole or not module.check_mode else None,
+        "diff": {"prepared": "".join(f"{line}\n" for line in lines)},
+    }
+
+
+def absent(module: AnsibleModule, builds: Builds) -> dict[str, Any]:
+    """No build on the node, and no empty folder of ours."""
+    there = os.path.isdir(builds.folder)
+    before = builds.current
+    if there and not module.check_mode:
+        shutil.rmtree(builds.folder)
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(builds.folder))  # stays where somebody else put something beside the probe
+    lines = [f"{builds.folder}: {before or 'no current build'} -> absent"] if there else []
+    return {
+        "changed": there,
+        "digest": None,
+        "path": None,
+        "identity": None,
+        "diff": {"prepared": "".join(f"{line}\n" for line in lines)},
+    }
+
+
+def asked(module: AnsibleModule, builds: Builds) -> dict[str, Any]:
+    """The identity of the node by its current build; nothing changes."""
+    digest = builds.current
+    path = builds.file(digest) if digest else os.path.join(builds.link, PROBE_FILE)
+    answer = identity(module, path)
+    return {"changed": False, "digest": digest, "path": path, "identity": answer}
+
+
+def identity(module: AnsibleModule, probe: str) -> dict[str, Any]:
+    """What the probe says about which machine this is."""
+    answer = ask(probe, module.params["root"], module.params["driver_root"], "identity", "--json")
+    missing = {"machine_id", "boot_id", "hostname", "gpu_uuids"} - set(answer)
+    if missing:
+        raise NodeError(f"{probe} did not tell {', '.join(sorted(missing))}: run playbooks/provision.yml on this node")
+    return answer
+
+
+def main() -> None:
+    """Run as an Ansible module."""
+    module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
+    builds = Builds(module, module.params["root"])
+    work = {"present": present, "absent": absent, "identity": asked}[module.params["state"]]
+    try:
+        result = work(module, builds)
+    except NodeError as error:
+        module.fail_json(msg=str(error), **error.facts)
+    except OSError as error:
+        module.fail_json(msg=f"{error.filename or builds.folder}: {error.strerror}")
+    module.exit_json(services=services(module.params["root"]), **result)
+
+
+if __name__ == "__main__":
+    main()

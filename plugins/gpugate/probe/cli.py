@@ -37,14 +37,17 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         _see_driver_root(options.driver_root)
-        state_dir = options.state_dir or options.rootfs / "var/lib/gpugate"
-        node = Node(root=options.rootfs.absolute(), state_dir=state_dir, driver_root=options.driver_root)
-        if not node.root.is_dir():
-            raise ProbeError(f"--rootfs {node.root} is no folder")
-        answer: int = options.run(node, options)
+        answer: int = options.run(_node(options), options)
     except ProbeError as error:
         return _refuse(options, str(error), USAGE)
     return answer
+
+
+def _node(options: argparse.Namespace) -> Node:
+    root = options.rootfs.absolute()
+    if not root.is_dir():
+        raise ProbeError(f"--rootfs {root} is no folder")
+    return Node(root=root, state_dir=options.state_dir or root / "var/lib/gpugate")
 
 
 def _collect(node: Node, options: argparse.Namespace) -> int:
@@ -78,11 +81,14 @@ def _settings(node: Node, options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    everywhere = argparse.ArgumentParser(add_help=False)
+    # An option of a command has no default: argparse would put it over what stood before the command.
+    everywhere = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
     where = everywhere.add_argument_group("where the node is")
-    where.add_argument("--rootfs", type=Path, default=Path("/"), help="the node's root as seen from here (default /)")
-    where.add_argument("--driver-root", type=Path, help="the root of the container that holds the driver's libraries")
-    where.add_argument("--state-dir", type=Path, help="for results on the node (default ROOTFS/var/lib/gpugate)")
+    where.add_argument("--rootfs", type=Path, metavar="DIR", help="the node's root as seen from here (default /)")
+    where.add_argument(
+        "--driver-root", type=Path, metavar="DIR", help="the root below which the driver's libraries are"
+    )
+    where.add_argument("--state-dir", type=Path, metavar="DIR", help="for results (default ROOTFS/var/lib/gpugate)")
 
     parser = argparse.ArgumentParser(
         prog="gpugate-probe",
@@ -91,14 +97,16 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         parents=[everywhere],
     )
+    parser.set_defaults(rootfs=Path("/"), driver_root=None, state_dir=None, json=False, request=None, run=_collect)
     parser.add_argument("--version", action="version", version=f"gpugate-probe {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
     collecting = commands.add_parser("collect", parents=[everywhere], help="collect facts (the default)")
     for place in (parser, collecting):
-        place.add_argument("--json", action="store_true", help="print the document instead of a summary")
-        place.add_argument("--request", metavar="FILE", help="answer this request (- is standard input) with one frame")
-        place.set_defaults(run=_collect)
+        nothing = argparse.SUPPRESS
+        place.add_argument("--json", action="store_true", default=nothing, help="the document instead of a summary")
+        place.add_argument("--request", metavar="FILE", default=nothing, help="answer it (-: stdin) with one frame")
+    collecting.set_defaults(run=_collect)
 
     naming = commands.add_parser("identity", parents=[everywhere], help="machine id, boot id, host name, GPU UUIDs")
     naming.add_argument("--json", action="store_true", help="as JSON (it always is)")

@@ -34,7 +34,7 @@ def collect(node: Node, request: ProbeRequest, progress: Callable[[str], None]) 
         progress("collecting facts")
         found: Result[list[Gpu]] = attempt("GPUs", lambda: gpus(node, ml))
         facts = {
-            "host": host(node),
+            "host": host(node, started),
             "driver": driver(node, ml),
             "pci_gpus": pci_gpus(node),
             "workloads": workloads(node, request.workloads),

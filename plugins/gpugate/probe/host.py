@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from typing import Callable
 
 from ..errors import ProbeError
@@ -18,7 +17,7 @@ _INITIAL_PID_NAMESPACE = "pid:[4026531836]"
 _SIZES = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3}
 
 
-def host(node: Node) -> Host:
+def host(node: Node, clock_unix_s: float) -> Host:
     """The facts of the host; each that cannot be read is a Gap of its own."""
 
     def fact(name: str, read: Callable[[Node], T]) -> Result[T]:
@@ -31,7 +30,7 @@ def host(node: Node) -> Host:
         boot_id=fact("boot id", boot_id),
         kernel_release=fact("kernel release", lambda n: n.line("proc/sys/kernel/osrelease")),
         uptime_s=fact("uptime", lambda n: float(n.line("proc/uptime").split()[0])),
-        clock_unix_s=time.time(),
+        clock_unix_s=clock_unix_s,
         privileged=os.geteuid() == 0,
         initial_pid_namespace=fact("pid namespace", _initial_pid_namespace),
         memory_total_bytes=fact("memory", lambda n: _memory(n, "MemTotal")),

@@ -12,11 +12,10 @@ _MAX_LINKS = 40  # as many as the kernel follows
 
 @dataclass(frozen=True)
 class Node:
-    """`root` is the node's `/` as the probe sees it; `driver_root` where the driver's libraries lie, if not there."""
+    """`root` is the node's `/` as the probe sees it; results that stay on the node go below `state_dir`."""
 
     root: Path
     state_dir: Path
-    driver_root: Path | None = None
 
     @property
     def is_own(self) -> bool:

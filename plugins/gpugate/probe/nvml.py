@@ -8,7 +8,6 @@ answered. Sources: nvml.h 13.5; which driver has what is in the header's own ver
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Union
@@ -19,8 +18,7 @@ from ..evidence.facts import Gap
 from ..evidence.types import Clocks, Ecc, Memory, Modes, Pcie, Power, RowRemap, Thermal
 from .reading import Result, T, attempt, printable, record
 
-LIBRARY = "libnvidia-ml.so.1"
-DRIVER_NOT_LOADED, LIBRARY_NOT_FOUND, GPU_IS_LOST, VERSION_MISMATCH = 9, 12, 15, 18
+LIBRARY_NOT_FOUND, VERSION_MISMATCH = 12, 18
 _INVALID_ARGUMENT, _NOT_SUPPORTED, _INSUFFICIENT_SIZE, _FUNCTION_NOT_FOUND = 2, 3, 7, 13
 _CORRUPTED_INFOROM, _DEPRECATED = 14, 26
 # Only these say "ask another way"; anything else is an answer about the card and stands.
@@ -51,14 +49,8 @@ class RunningProcess:
     memory_bytes: Result[int]
 
 
-def start(library: str | None = None) -> Result[Nvml]:
-    """An initialised NVML; the Gap carries nvmlInit's code. `library`: the file to load instead of the loader's."""
-    if library is not None:
-        # Once loaded, the library is found by its soname, so that pynvml's own dlopen gets this very file.
-        try:
-            ctypes.CDLL(library, mode=ctypes.RTLD_GLOBAL)
-        except OSError as error:
-            return Gap(printable(f"{LIBRARY} cannot be loaded: {error}"), LIBRARY_NOT_FOUND)
+def start() -> Result[Nvml]:
+    """An initialised NVML; the Gap carries nvmlInit's code."""
     answer = _ask("nvmlInit")
     return answer if isinstance(answer, Gap) else Nvml()
 
@@ -187,7 +179,7 @@ class Device:
             Power,
             draw_w=self.power_draw(),
             limit_w=self.power_limit(),
-            enforced_limit_w=self._watts("enforced_limit_w", "nvmlDeviceGetEnforcedPowerLimit", POWER_ENFORCED),
+            enforced_limit_w=self.enforced_limit(),
             default_limit_w=self._watts("default_limit_w", "nvmlDeviceGetPowerManagementDefaultLimit", POWER_DEFAULT),
             min_limit_w=low,
             max_limit_w=high,
@@ -204,6 +196,10 @@ class Device:
     def power_limit(self) -> Result[float]:
         """The limit that was requested of the card."""
         return self._watts("limit_w", "nvmlDeviceGetPowerManagementLimit", POWER_REQUESTED)
+
+    def enforced_limit(self) -> Result[float]:
+        """The limit that holds, whoever set it."""
+        return self._watts("enforced_limit_w", "nvmlDeviceGetEnforcedPowerLimit", POWER_ENFORCED)
 
     def power_constraints(self) -> tuple[Result[float], Result[float]]:
         """Lowest and highest limit that the card accepts."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..errors import ProbeError
-from ..evidence.facts import Gap
+from ..evidence.facts import Gap, to_json
 from . import orders
 from .collect import session
 from .node import Node
@@ -29,13 +29,13 @@ class Settings:
 
 @dataclass(frozen=True)
 class State:
-    """One GPU's settings; the limit is None where it could not be read and none is asked for."""
+    """One GPU's settings; a Gap may stand only where nothing is asked for."""
 
-    persistence: bool | None
-    power_limit_w: float | None
+    persistence: Result[bool]
+    power_limit_w: Result[float]
 
     def as_json(self) -> dict[str, Any]:
-        return {"persistence": self.persistence, "power_limit_w": self.power_limit_w}
+        return {"persistence": to_json(self.persistence), "power_limit_w": to_json(self.power_limit_w)}
 
 
 @dataclass(frozen=True)
@@ -80,9 +80,7 @@ def apply(node: Node, settings: Settings, check: bool = False) -> dict[str, Any]
         if isinstance(devices, Gap):
             raise ProbeError(f"the GPUs cannot be read: {devices.unavailable}")
         if len(devices) != settings.gpu_count:
-            raise ProbeError(
-                f"NVML shows {len(devices)} GPUs, policy expects {settings.gpu_count}: nothing was changed"
-            )
+            raise ProbeError(f"NVML shows {len(devices)} GPUs, policy has {settings.gpu_count}: nothing was changed")
         cards = [_card(device, settings) for device in devices]
         due = [card for card in cards if card.wanted != card.before]
         changed: list[Card] = []
@@ -115,7 +113,7 @@ def _card(device: Device, settings: Settings) -> Card:
                 f"{name} takes power limits from {low:g} to {high:g} W, policy wants {limit:g} W: "
                 "nothing was changed; fix the policy"
             )
-        if before.power_limit_w is None or abs(limit - before.power_limit_w) > _TOLERANCE_W:
+        if not _holds(limit, before.power_limit_w):
             wanted = replace(wanted, power_limit_w=limit)
     return Card(device, uuid, bus_id, before, wanted)
 
@@ -126,10 +124,7 @@ def _state(device: Device, settings: Settings, name: str) -> State:
         persistence = _known(persistence, f"{name}: its persistence mode")
     if settings.power_limit_w is not None:
         limit = _known(limit, f"{name}: its power limit")
-    return State(
-        None if isinstance(persistence, Gap) else persistence,
-        None if isinstance(limit, Gap) else limit,
-    )
+    return State(persistence, limit)
 
 
 def _known(reading: Result[T], what: str) -> T:
@@ -140,25 +135,22 @@ def _known(reading: Result[T], what: str) -> T:
 
 def _change(card: Card, changed: list[Card]) -> None:
     """Set what differs, read it back. Persistence comes first: without it a limit goes when the driver unloads."""
-    wanted, before, device = card.wanted, card.before, card.device
-    if wanted.persistence and not before.persistence:
-        _accepted(card, "persistence mode", device.set_persistence(True), changed)
-        if card not in changed:
-            changed.append(card)
+    device = card.device
+    if card.wanted.persistence != card.before.persistence:
+        _accepted(card, "persistence mode on", device.set_persistence(True), changed)
         _stuck(card, "persistence mode", True, device.persistence(), changed)
-    if wanted.power_limit_w is not None and wanted.power_limit_w != before.power_limit_w:
-        _accepted(
-            card, f"power limit {wanted.power_limit_w:g} W", device.set_power_limit(wanted.power_limit_w), changed
-        )
-        if card not in changed:
-            changed.append(card)
-        _stuck(card, "power limit", wanted.power_limit_w, device.power_limit(), changed)
+    limit = card.wanted.power_limit_w
+    if limit != card.before.power_limit_w and not isinstance(limit, Gap):
+        _accepted(card, f"power limit {limit:g} W", device.set_power_limit(limit), changed)
+        _stuck(card, "power limit", limit, device.power_limit(), changed)
 
 
 def _accepted(card: Card, what: str, refusal: Gap | None, changed: list[Card]) -> None:
     if refusal is not None:
         advice = "; run it as root" if refusal.code == _NO_PERMISSION else ""
         raise ProbeError(f"{card}: {what} could not be set: {refusal.unavailable}{advice}; {_so_far(changed)}")
+    if card not in changed:
+        changed.append(card)
 
 
 def _stuck(card: Card, what: str, wanted: float, found: Result[float], changed: list[Card]) -> None:
@@ -166,11 +158,15 @@ def _stuck(card: Card, what: str, wanted: float, found: Result[float], changed: 
         raise ProbeError(
             f"{card}: {what} was set to {wanted!r}, but cannot be read back: {found.unavailable}; {_so_far(changed)}"
         )
-    if abs(found - wanted) > _TOLERANCE_W:
+    if not _holds(wanted, found):
         raise ProbeError(
             f"{card}: {what} was set to {wanted!r} and the driver accepted, but it reads back as {found!r}; "
             f"{_so_far(changed)}"
         )
+
+
+def _holds(wanted: float, found: Result[float]) -> bool:
+    return not isinstance(found, Gap) and abs(found - wanted) <= _TOLERANCE_W
 
 
 def _so_far(changed: list[Card]) -> str:
@@ -179,7 +175,7 @@ def _so_far(changed: list[Card]) -> str:
 
 
 def _row(card: Card, check: bool) -> dict[str, Any]:
-    after = card.wanted if check else _read_again(card)
+    after = card.wanted if check else State(card.device.persistence(), card.device.power_limit())
     return {
         "index": card.device.index,
         "uuid": card.uuid,
@@ -189,18 +185,13 @@ def _row(card: Card, check: bool) -> dict[str, Any]:
     }
 
 
-def _read_again(card: Card) -> State:
-    persistence, limit = card.device.persistence(), card.device.power_limit()
-    return State(
-        None if isinstance(persistence, Gap) else persistence,
-        None if isinstance(limit, Gap) else limit,
-    )
-
-
 def _notes(card: Card, check: bool) -> list[str]:
     """What the operator should know beside the change: a cap from outside holds whatever is requested."""
-    requested = card.wanted.power_limit_w
-    enforced = card.device.power().gap("enforced_limit_w") or card.device.power().enforced_limit_w
-    if check or requested is None or isinstance(enforced, Gap) or enforced >= requested - _TOLERANCE_W:
+    requested, enforced = card.wanted.power_limit_w, card.device.enforced_limit()
+    if check or isinstance(requested, Gap):
+        return []
+    if isinstance(enforced, Gap):
+        return [f"{card}: the enforced limit cannot be read: {enforced.unavailable}"]
+    if enforced >= requested - _TOLERANCE_W:
         return []
     return [f"{card}: the driver enforces {enforced:g} W, below the {requested:g} W requested: a cap from outside"]

@@ -1,0 +1,1 @@
+"""The burn-in: load every GPU of the node at once, sample, predict, and stop whatever happens."""

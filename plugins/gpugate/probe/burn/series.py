@@ -1,0 +1,75 @@
+"""What one GPU's sensors said during the burn, on the clock of that GPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...evidence.facts import Gap
+from ..nvml import GPU_IS_LOST, Device
+from .fit import Point
+
+RESET_REQUIRED = 16
+HEADROOM, TEMPERATURE, MEMORY = "below_slowdown_c", "temperature_c", "memory_temperature_c"
+POWER, CLOCK, REASONS = "power_w", "sm_mhz", "event_reasons"
+# nvmlClocksEventReasons, by the names of the evidence.
+REASON_BITS = {"hw_slowdown": 0x8, "hw_thermal": 0x40, "power_brake": 0x80, "sw_thermal": 0x20, "sw_power_cap": 0x4}
+_THERMAL = 0x20 | 0x40
+# A single sample with a thermal reason is a blip; from three on the throttle holds the card.
+_THROTTLED_SAMPLES = 3
+
+
+class Series:
+    """Samples of one GPU. A sensor that once gave a Gap is not asked again: its fact will be that Gap."""
+
+    def __init__(self, device: Device) -> None:
+        self._sensors = {
+            HEADROOM: device.below_slowdown,
+            TEMPERATURE: device.temperature,
+            MEMORY: device.memory_temperature,
+            POWER: device.power_draw,
+            CLOCK: device.sm_clock,
+            REASONS: device.event_reasons,
+        }
+        self.times: list[float] = []
+        self.values: dict[str, list[Any]] = {name: [] for name in self._sensors}
+        self.gaps: dict[str, Gap] = {}
+        self._thermal: list[int] = []
+
+    def sample(self, seconds: float) -> None:
+        """Read every sensor once; `seconds` is the GPU's own time since its burn began."""
+        for name, read in list(self._sensors.items()):
+            value = read()
+            if isinstance(value, Gap):
+                self.gaps[name] = value
+                del self._sensors[name]
+            else:
+                self.values[name].append(value)
+        if REASONS in self._sensors and self.values[REASONS][-1] & _THERMAL:
+            self._thermal.append(len(self.times))
+        self.times.append(seconds)
+
+    def lost(self) -> Gap | None:
+        """The Gap that says that the driver has lost this GPU, if it has, or that its temperature is not known."""
+        for gap in self.gaps.values():
+            if gap.code in (GPU_IS_LOST, RESET_REQUIRED):
+                return gap
+        return self.gaps.get(HEADROOM)
+
+    def throttled_at(self) -> int | None:
+        """The place of the first sample under thermal throttling, None where the burn was free of it."""
+        return self._thermal[0] if len(self._thermal) >= _THROTTLED_SAMPLES else None
+
+    def points(self, name: str, after_s: float = 0.0) -> list[Point] | Gap:
+        """(seconds, value) of a sensor, or the Gap that it gave."""
+        if name in self.gaps:
+            return self.gaps[name]
+        return [(t, v) for t, v in zip(self.times, self.values[name]) if t >= after_s]
+
+    def mean(self, name: str, after_s: float) -> float | Gap:
+        """Mean of a sensor from `after_s` on."""
+        points = self.points(name, after_s)
+        if isinstance(points, Gap):
+            return points
+        if not points:
+            return Gap(f"no samples after {after_s:.1f} s")
+        return sum([value for _, value in points]) / len(points)

@@ -1,0 +1,1 @@
+"""CUDA through libcuda alone, by ctypes: no toolkit, no runtime library."""

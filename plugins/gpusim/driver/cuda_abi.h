@@ -1,0 +1,68 @@
+/* The part of the CUDA driver's ABI that the simulator has: types and numbers as the driver's binary interface fixes them. */
+#ifndef GPUSIM_CUDA_ABI_H
+#define GPUSIM_CUDA_ABI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+typedef int CUresult;
+typedef int CUdevice;
+typedef uint64_t CUdeviceptr;
+typedef struct sim_context *CUcontext;
+typedef struct sim_module *CUmodule;
+typedef struct sim_function *CUfunction;
+typedef struct sim_stream *CUstream;
+typedef struct sim_event *CUevent;
+typedef struct {
+    char bytes[16];
+} CUuuid;
+
+enum {
+    CUDA_SUCCESS = 0,
+    CUDA_ERROR_INVALID_VALUE = 1,
+    CUDA_ERROR_OUT_OF_MEMORY = 2,
+    CUDA_ERROR_NOT_INITIALIZED = 3,
+    CUDA_ERROR_DEVICE_UNAVAILABLE = 46,
+    CUDA_ERROR_NO_DEVICE = 100,
+    CUDA_ERROR_INVALID_DEVICE = 101,
+    CUDA_ERROR_INVALID_CONTEXT = 201,
+    CUDA_ERROR_NO_BINARY_FOR_GPU = 209,
+    CUDA_ERROR_INVALID_PTX = 218,
+    CUDA_ERROR_UNSUPPORTED_PTX_VERSION = 222,
+    CUDA_ERROR_INVALID_HANDLE = 400,
+    CUDA_ERROR_NOT_FOUND = 500,
+    CUDA_ERROR_NOT_READY = 600,
+    CUDA_ERROR_ILLEGAL_ADDRESS = 700,
+    CUDA_ERROR_NOT_SUPPORTED = 801,
+    CUDA_ERROR_UNKNOWN = 999,
+};
+
+enum {
+    ATTRIBUTE_MAX_THREADS_PER_BLOCK = 1,
+    ATTRIBUTE_MAX_BLOCK_DIM_X = 2,
+    ATTRIBUTE_MAX_BLOCK_DIM_Y = 3,
+    ATTRIBUTE_MAX_BLOCK_DIM_Z = 4,
+    ATTRIBUTE_MAX_GRID_DIM_X = 5,
+    ATTRIBUTE_MAX_GRID_DIM_Y = 6,
+    ATTRIBUTE_MAX_GRID_DIM_Z = 7,
+    ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK = 8,
+    ATTRIBUTE_WARP_SIZE = 10,
+    ATTRIBUTE_MAX_REGISTERS_PER_BLOCK = 12,
+    ATTRIBUTE_CLOCK_RATE = 13,
+    ATTRIBUTE_MULTIPROCESSOR_COUNT = 16,
+    ATTRIBUTE_INTEGRATED = 18,
+    ATTRIBUTE_COMPUTE_MODE = 20,
+    ATTRIBUTE_CONCURRENT_KERNELS = 31,
+    ATTRIBUTE_ECC_ENABLED = 32,
+    ATTRIBUTE_PCI_BUS_ID = 33,
+    ATTRIBUTE_PCI_DEVICE_ID = 34,
+    ATTRIBUTE_MEMORY_CLOCK_RATE = 36,
+    ATTRIBUTE_GLOBAL_MEMORY_BUS_WIDTH = 37,
+    ATTRIBUTE_MAX_THREADS_PER_MULTIPROCESSOR = 39,
+    ATTRIBUTE_UNIFIED_ADDRESSING = 41,
+    ATTRIBUTE_PCI_DOMAIN_ID = 50,
+    ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR = 75,
+    ATTRIBUTE_COMPUTE_CAPABILITY_MINOR = 76,
+};
+
+#endif

@@ -1,0 +1,207 @@
+/* The physics of a GPU, to first order: T relaxes to ambient + R x P with time constant tau; power follows the square of the
+ * clock; whoever limits the clock most wins and says so in the event reasons. */
+#include "sim.h"
+
+#include <math.h>
+
+/* nvmlClocksEventReasons */
+enum {
+    REASON_IDLE = 0x1,
+    REASON_POWER_CAP = 0x4,
+    REASON_HW_SLOWDOWN = 0x8,
+    REASON_SW_THERMAL = 0x20,
+    REASON_HW_THERMAL = 0x40,
+    REASON_POWER_BRAKE = 0x80,
+};
+
+static const double STEP_S = 0.25;           /* the clock control is stable up to 2 s */
+static const int MOST_STEPS = 4000;          /* after that a steady load has settled: one long step */
+static const double SLOWDOWN_PER_C = 0.06;   /* share of the clock given up for each degree above the limit */
+static const double HW_SLOWDOWN_SHARE = 0.5; /* the hardware halves the clock */
+static const double LEAST_SHARE = 0.1;
+static const double READY_POWER_SHARE = 0.05; /* above idle, while clocks are up and nothing runs */
+static const double UTILIZATION_TAU_S = 0.5, POWER_MEAN_TAU_S = 1.0;
+
+static double approach(double value, double goal, double h, double tau)
+{
+    return goal + (value - goal) * exp(-h / tau);
+}
+
+double sim_enforced_w(const struct sim_device *d)
+{
+    return d->cap_w > 0 && d->cap_w < d->power_limit_w ? d->cap_w : d->power_limit_w;
+}
+
+static double over_c(const struct sim_device *d)
+{
+    double over = d->temperature_c - d->slowdown_c;
+    if (d->has_memory_sensor)
+        over = fmax(over, d->memory_temperature_c - d->memory_max_c);
+    return over;
+}
+
+double sim_margin_c(const struct sim_device *d)
+{
+    return -over_c(d);
+}
+
+/* Noise in [-1, 1], the same for one sensor in one tenth of a second. */
+static double noise(uint64_t seed, uint64_t sensor, double now)
+{
+    uint64_t x = seed ^ (sensor << 56) ^ (uint64_t)(now * 10);
+    for (int i = 0; i < 3; i++) { /* the finaliser of a 64-bit mixer */
+        x ^= x >> 31;
+        x *= UINT64_C(0x9E3779B97F4A7C15);
+    }
+    return (double)(x >> 11) / (double)(UINT64_C(1) << 52) - 1;
+}
+
+double sim_core_c(const struct sim_state *s, const struct sim_device *d)
+{
+    if (d->sensor_stuck)
+        return d->sensor_stuck_c;
+    double t = d->temperature_c;
+    if (d->sensor_noise_c > 0)
+        t += d->sensor_noise_c * noise(s->seed, (uint64_t)sim_index(s, d), sim_now(s));
+    return t;
+}
+
+uint32_t sim_pcie_gen(const struct sim_device *d)
+{
+    uint32_t gen = sim_is_active(d) ? d->pcie_gen_loaded : d->pcie_gen_idle;
+    return gen < d->pcie_gen_slot ? gen : d->pcie_gen_slot;
+}
+
+static void count(double *carry, double gained, uint64_t *a, uint64_t *b)
+{
+    *carry += gained;
+    uint64_t whole = (uint64_t)*carry;
+    *carry -= (double)whole;
+    *a += whole;
+    if (b)
+        *b += whole;
+}
+
+static void count_faults(struct sim_device *d, double h)
+{
+    count(&d->ecc_corrected_carry, d->ecc_corrected_per_s * h, &d->ecc_corrected_volatile, &d->ecc_corrected_aggregate);
+    count(&d->ecc_uncorrected_carry, d->ecc_uncorrected_per_s * h, &d->ecc_uncorrected_volatile,
+          &d->ecc_uncorrected_aggregate);
+    count(&d->replay_carry, d->pcie_replays_per_s * h, &d->pcie_replays, NULL);
+}
+
+/* Chooses clock and power for a load that would draw `full_w` at full clock; sets the event reasons. */
+static double choose_clock(struct sim_device *d, double full_w, uint64_t *reasons)
+{
+    double share = 1;
+    *reasons = 0;
+    if (d->locked_sm_mhz && d->locked_sm_mhz < d->max_sm_mhz) /* a locked clock has no reason of its own */
+        share = (double)d->locked_sm_mhz / d->max_sm_mhz;
+    double over = over_c(d);
+    if (over > 0) {
+        *reasons |= REASON_SW_THERMAL;
+        share = fmin(share, 1 - SLOWDOWN_PER_C * over);
+    }
+    if (d->temperature_c >= d->hw_slowdown_c)
+        d->hw_slow = 1;
+    else if (d->temperature_c < d->slowdown_c)
+        d->hw_slow = 0;
+    if (d->hw_slow) {
+        *reasons |= REASON_HW_THERMAL | REASON_HW_SLOWDOWN;
+        share = fmin(share, HW_SLOWDOWN_SHARE);
+    }
+    if (d->power_brake) {
+        *reasons |= REASON_POWER_BRAKE | REASON_HW_SLOWDOWN;
+        share = fmin(share, HW_SLOWDOWN_SHARE);
+    }
+    double limit = sim_enforced_w(d), swing = full_w - d->idle_w;
+    if (swing > 0 && d->idle_w + swing * share * share > limit) {
+        *reasons |= REASON_POWER_CAP;
+        share = limit > d->idle_w ? sqrt((limit - d->idle_w) / swing) : LEAST_SHARE;
+    }
+    return fmax(share, LEAST_SHARE);
+}
+
+/* Clocks move in steps of 15 MHz. */
+static uint32_t clock_mhz(const struct sim_device *d, double share)
+{
+    return (uint32_t)(share * d->max_sm_mhz / 15 + 0.5) * 15;
+}
+
+/* `busy`: a kernel runs; `active`: at least somebody holds the GPU, which keeps its clocks up. */
+static void step(struct sim_device *d, double h, int busy, int active)
+{
+    int loaded = busy || d->load_utilization > 0;
+    double burn_w = fmax(d->burn_power_share * d->power_max_w, d->idle_w);
+    double load_w = busy ? burn_w : fmax(d->load_power_share * d->power_max_w, d->idle_w);
+    uint64_t reasons;
+    /* what a burn would get now, kept for the next launch */
+    d->clock_share = choose_clock(d, burn_w, &reasons);
+    double share = busy ? d->clock_share : choose_clock(d, load_w, &reasons);
+    if (loaded) {
+        d->event_reasons = reasons;
+        d->sm_mhz = clock_mhz(d, share);
+        d->power_w = d->idle_w + (load_w - d->idle_w) * share * share;
+    } else {
+        d->event_reasons = reasons & ~(uint64_t)REASON_POWER_CAP;
+        d->sm_mhz = clock_mhz(d, share);
+        d->power_w = d->idle_w + READY_POWER_SHARE * d->power_max_w;
+        if (!active) {
+            d->event_reasons |= REASON_IDLE;
+            d->sm_mhz = d->idle_sm_mhz;
+            d->power_w = d->idle_w;
+        }
+    }
+    d->power_mean_w = approach(d->power_mean_w, d->power_w, h, POWER_MEAN_TAU_S);
+    d->utilization = approach(d->utilization, busy ? 100 : d->load_utilization, h, UTILIZATION_TAU_S);
+    d->energy_j += d->power_w * h;
+    d->temperature_c = approach(d->temperature_c, d->ambient_c + d->thermal_resistance * d->power_w, h, d->thermal_tau_s);
+    d->memory_temperature_c = d->temperature_c + d->memory_offset_c * d->power_w / d->power_max_w;
+    if (loaded)
+        count_faults(d, h);
+    if (d->event_reasons & REASON_POWER_CAP)
+        d->sw_power_s += h;
+    if (d->event_reasons & REASON_SW_THERMAL)
+        d->sw_thermal_s += h;
+    if (d->event_reasons & REASON_HW_THERMAL)
+        d->hw_thermal_s += h;
+    if (d->event_reasons & REASON_POWER_BRAKE)
+        d->power_brake_s += h;
+    d->memory_leaked_mib = fmin(d->memory_leaked_mib + d->memory_leak_mib_per_s * h, d->memory_total_mib);
+}
+
+static void advance_device(struct sim_device *d, double t, double now)
+{
+    int active = sim_is_active(d);
+    for (int steps = 0; t < now; steps++) {
+        double h = now - t;
+        int busy = d->busy_until > t;
+        if (busy)
+            h = fmin(h, d->busy_until - t);
+        int steady = !busy && d->load_utilization <= 0;
+        if (!steady && steps < MOST_STEPS)
+            h = fmin(h, STEP_S);
+        step(d, h, busy, active);
+        t += fmax(h, 1e-9);
+        if (d->temperature_c >= d->shutdown_c && !d->lost) { /* the board protects itself */
+            d->lost = 1;
+            d->last_xid = 79;
+        }
+        if (d->lost) {
+            d->power_w = d->power_mean_w = d->utilization = 0;
+            d->busy_until = fmin(d->busy_until, t);
+            d->temperature_c = approach(d->temperature_c, d->ambient_c, now - t, d->thermal_tau_s);
+            return;
+        }
+    }
+}
+
+void sim_advance(struct sim_state *s, double now)
+{
+    if (now - s->model_time_s < 1e-4)
+        return;
+    for (uint32_t i = 0; i < s->gpu_count; i++)
+        if (!s->device[i].lost)
+            advance_device(&s->device[i], s->model_time_s, now);
+    s->model_time_s = now;
+}

@@ -22,7 +22,8 @@ PREFIX = "gpugate_"
 # Variables of ours that say where things are, not what a healthy node is.
 NOT_POLICY = {"gpugate_hosts", "gpugate_node_root", "gpugate_probe_python", "gpugate_driver_root",
               "gpugate_failure_domain", "gpugate_admission_backend", "gpugate_admission_command",
-              "gpugate_admission_state", "gpugate_report"}  # fmt: skip
+              "gpugate_admission_state", "gpugate_admission_timeout_s", "gpugate_fail_on_refusal",
+              "gpugate_report"}  # fmt: skip
 FIELDS = {field.name for field in fields(Policy)}
 _POLICY = TypeAdapter(Policy)
 

@@ -1,0 +1,231 @@
+"""What to do with one node. Pure: everything that it looks at is in `Case`.
+
+| node is | green | FAIL | ERROR or MISSING | stale, partial, other policy, boot or GPUs |
+|---|---|---|---|---|
+| outside | admit | stay out | stay out | stay out |
+| inside | keep | remove, if the check may evict; else hold | hold | hold |
+
+Coming in needs proof of everything: a whole report of the admission profile, made by this policy, on this boot of this
+machine with these GPUs, with every check that policy counts green. Going out needs proof of one thing: a check that
+may evict FAILed, in a whole and fresh report about this boot of this machine. What is merely not known never removes:
+the node is held, which is an alert and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+
+from ..policy import Level, Waiver
+from ..report.reader import Cell, Report
+from ..verdict import Outcome
+
+
+class Action(StrEnum):
+    """ADMIT and REMOVE change what the node is; HOLD is an alert about one that is inside; OBSERVE does nothing
+    because policy says only to look."""
+
+    ADMIT = "admit"
+    KEEP = "keep"
+    STAY_OUT = "stay_out"
+    REMOVE = "remove"
+    HOLD = "hold"
+    OBSERVE = "observe"
+
+    @property
+    def changes(self) -> bool:
+        """Whether a back end has something to do."""
+        return self in (Action.ADMIT, Action.REMOVE)
+
+
+@dataclass(frozen=True)
+class Present:
+    """The node as it is now. What could not be learned is None, and `problem` says why."""
+
+    machine_id: str | None = None
+    boot_id: str | None = None
+    gpu_uuids: frozenset[str] | None = None
+    problem: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One node to decide on.
+
+    `expected` is what the node's policy expects under the report's profile, each check with its level; `waivers` are
+    policy's. `report` is the whole report, of which only this host's suite is looked at. `in_service` is None where
+    the back end does not know. Ages are in seconds; `now` knows its time zone.
+    """
+
+    host: str
+    expected: Mapping[str, Level]
+    waivers: tuple[Waiver, ...]
+    policy_digest: str
+    max_age_s: float
+    clock_skew_s: float
+    report: Report
+    present: Present
+    in_service: bool | None
+    now: datetime
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What to do with a node, and why, in sentences, the weightiest first. `would` is set with OBSERVE alone."""
+
+    host: str
+    action: Action
+    reasons: tuple[str, ...]
+    in_service: bool | None
+    would: Action | None = None
+
+
+@dataclass
+class _Findings:
+    """What speaks against a node: `foreign` against the report as a whole, `unknown` is what nobody could tell."""
+
+    foreign: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    evicting: list[str] = field(default_factory=list)
+    red: list[str] = field(default_factory=list)
+    observed: list[str] = field(default_factory=list)
+
+    def all(self) -> tuple[str, ...]:
+        return (*self.evicting, *self.foreign, *self.red, *self.unknown, *self.observed)
+
+
+def decide(case: Case) -> Decision:
+    """The decision on one node."""
+    if case.expected and set(case.expected.values()) == {"observe"}:
+        would = decide(replace(case, expected=dict.fromkeys(case.expected, "evict")))
+        note = "policy only observes this node (every check has the level observe), so nothing is done"
+        return Decision(case.host, Action.OBSERVE, (note, *would.reasons), case.in_service, would.action)
+    found = _look(case)
+    trusted = not (found.foreign or found.unknown)
+    good = trusted and not (found.evicting or found.red)
+    if case.in_service is None:
+        action = Action.HOLD
+    elif case.in_service:
+        proven = bool(found.evicting) and not found.foreign and not _unknown_machine(case)
+        action = Action.REMOVE if proven else Action.KEEP if good else Action.HOLD
+    elif case.report.profile != "admission":
+        found.foreign.append(f"the report is of the profile {case.report.profile}, and only admission lets a node in")
+        action = Action.STAY_OUT
+    else:
+        action = Action.ADMIT if good else Action.STAY_OUT
+    if case.in_service is None:
+        found.unknown.insert(0, "the back end cannot tell whether the node is in service")
+    counted = sum(level != "observe" for level in case.expected.values())
+    fine = f"all {counted} checks that count are green in report {case.report.run_id}"
+    return Decision(case.host, action, (*([fine] if good else []), *found.all()), case.in_service)
+
+
+def _look(case: Case) -> _Findings:
+    found = _Findings()
+    _report_as_a_whole(case, found)
+    _identity(case, found)
+    _cells(case, found)
+    return found
+
+
+def _report_as_a_whole(case: Case, found: _Findings) -> None:
+    report = case.report
+    if not case.expected:
+        found.foreign.append(f"policy expects no check of this node under the profile {report.profile}")
+    if report.scope != "whole":
+        found.foreign.append(f"the report is partial ({report.partial_because}): run all checks on all hosts")
+    times = {"the report": report.started.timestamp()}
+    if case.host in report.hosts and (measured := report.hosts[case.host].identity.get("measured_unix_s")):
+        try:
+            times["the measurement"] = float(measured)
+        except ValueError:
+            found.foreign.append(f"the report gives {measured!r} as the time of the measurement")
+    for what, time in times.items():
+        age = case.now.timestamp() - time
+        if not age <= case.max_age_s:
+            limit = f"{_hours(case.max_age_s)} (gpugate_report_max_age_s)"
+            found.foreign.append(f"{what} is {_hours(age)} old, and policy allows {limit}: run the checks again")
+        elif age < -case.clock_skew_s:
+            found.foreign.append(f"{what} is {-age:.0f} s in the future: look at the clocks, then run the checks again")
+
+
+def _identity(case: Case, found: _Findings) -> None:
+    """Compare policy, machine, boot and GPUs of the report with what they are now."""
+    suite = case.report.hosts.get(case.host)
+    if suite is None:
+        return  # every cell is missing, and says so
+    said, present = suite.identity, case.present
+    digest = said.get("policy_digest")
+    if digest != case.policy_digest:
+        found.foreign.append(
+            "the report was made by another policy for this node "
+            f"({(digest or 'unnamed')[:12]} instead of {case.policy_digest[:12]}): run the checks again"
+        )
+    if "measured_unix_s" not in said:
+        found.unknown.append("the report does not say when the node was measured")
+    uuids = None if present.gpu_uuids is None else ",".join(sorted(present.gpu_uuids))
+    now = {"machine_id": present.machine_id, "boot_id": present.boot_id, "gpu_uuids": uuids}
+    if silent := [_NAMES[name] for name, value in now.items() if not value]:
+        why = f": {present.problem}" if present.problem else ""
+        found.unknown.append(f"not known of the node as it is now: {', '.join(silent)}{why}")
+    if silent := [_NAMES[name] for name in now if not said.get(name)]:
+        found.unknown.append(f"not known of the node as it was measured: {', '.join(silent)}")
+    for name, value in now.items():
+        if value and said.get(name) and value != said[name]:
+            found.foreign.append(_CHANGED[name])
+
+
+def _cells(case: Case, found: _Findings) -> None:
+    suite = case.report.hosts.get(case.host)
+    if suite is None:
+        found.red.append("MISSING: the report does not have this host: run the checks on it")
+        return
+    for check, level in sorted(case.expected.items()):
+        outcome, sentence = _outcome(case, check, suite.cells.get(check))
+        if outcome.green:
+            continue
+        if level == "observe":
+            found.observed.append(f"only observed: {sentence}")
+        elif level == "evict" and outcome is Outcome.FAIL:
+            found.evicting.append(sentence)
+        else:
+            found.red.append(sentence)
+    for check in sorted(suite.cells.keys() - case.expected.keys()):
+        outcome, sentence = _outcome(case, check, suite.cells[check])
+        if not outcome.green:
+            found.red.append(f"{sentence} (policy does not expect this check of this node)")
+
+
+def _outcome(case: Case, check: str, cell: Cell | None) -> tuple[Outcome, str]:
+    """The outcome that counts: policy, and not the report, says whether a waiver holds."""
+    if cell is None:
+        return Outcome.MISSING, f"{check} MISSING: policy expects it, and the report does not have it"
+    waived = any(waiver.covers(case.host, check, case.now.date()) for waiver in case.waivers)
+    if cell.outcome is Outcome.WAIVED and not waived:
+        return Outcome.ERROR, f"{check} ERROR: the report has it as waived, and policy has no live waiver for it"
+    return cell.outcome, f"{check} {cell.outcome}: {cell.message}"
+
+
+def _unknown_machine(case: Case) -> bool:
+    """Whether it is open that the report is about this boot of this machine.
+
+    A GPU that fell off the bus has no UUID to compare, and is what eviction is for: unknown GPUs are no excuse here,
+    other GPUs are (`foreign`).
+    """
+    said = case.report.hosts[case.host].identity
+    return not all((said.get("machine_id"), said.get("boot_id"), case.present.machine_id, case.present.boot_id,
+                    said.get("measured_unix_s")))  # fmt: skip
+
+
+_NAMES = {"machine_id": "which machine it is", "boot_id": "which boot it is on", "gpu_uuids": "which GPUs it has"}
+_CHANGED = {
+    "machine_id": "the report is about another machine (its machine id differs): run the checks again",
+    "boot_id": "the node has been rebooted since the report (its boot id differs): run the checks again",
+    "gpu_uuids": "the node has other GPUs than in the report (their UUIDs differ): run the checks again",
+}
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} h" if abs(seconds) >= 3600 else f"{seconds:.0f} s"

@@ -1,0 +1,47 @@
+"""The gate: compares a report with what the nodes' policies expect of it. It asks no node and carries nothing out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from ..policy import Level, Policy
+from ..report.reader import Report
+from .decision import Case, Decision, Present, decide
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node that somebody asks about: its policy, and what it is now."""
+
+    host: str
+    policy: Policy
+    present: Present
+
+
+def decide_all(
+    report: Report, nodes: Sequence[Node], in_service: Mapping[str, bool | None], now: datetime
+) -> list[Decision]:
+    """A decision for every node, in their order. Hosts of the report that nobody asks about are left alone.
+
+    `now` is local time with its zone: a waiver's last day ends at local midnight.
+    """
+    return [decide(_case(report, node, in_service.get(node.host), now)) for node in nodes]
+
+
+def _case(report: Report, node: Node, in_service: bool | None, now: datetime) -> Case:
+    policy = node.policy
+    expected: dict[str, Level] = {check: policy.level_of(check) for check in policy.expected(report.profile)}
+    return Case(
+        host=node.host,
+        expected=expected,
+        waivers=tuple(policy.waivers),
+        policy_digest=policy.digest,
+        max_age_s=policy.report_max_age_s,
+        clock_skew_s=policy.clock_skew_s,
+        report=report,
+        present=node.present,
+        in_service=in_service,
+        now=now,
+    )

@@ -42,9 +42,9 @@ def main() -> None:
 
 def _burn(task: dict[str, Any], request: BurnRequest) -> dict[str, Any]:
     give_up_at = time.monotonic() + request.deadline_s - min(_MOST_RESERVE_S, request.deadline_s * _RESERVE)
-    cuda = Cuda(task["cuda_library"])
+    cuda = Cuda()
     watchdog = Watchdog(cuda, min(HANGS_AFTER_S, request.deadline_s / 2))
-    adapter = nvml.start(task["nvml_library"])
+    adapter = nvml.start()
     if isinstance(adapter, Gap):
         raise ProbeError(f"the burn did not start: {adapter.unavailable}")
     gpus = _prepare(cuda, adapter, task["uuids"], watchdog)

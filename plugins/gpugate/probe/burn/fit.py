@@ -8,6 +8,10 @@ short burn must not be believed.
 The sensor counts whole degrees. Its steps are neither small nor independent, so: a residual never counts as less than
 a step's own standard deviation; residuals that follow each other count as fewer observations; and the interval is
 wider by half a step on both sides, which no averaging takes away.
+
+A card has more than one time constant: the die is quick, the heat sink slow. Where the second one hides under the fit
+it shows as a drift of the last residuals. A large drift means that the model does not hold; a small one widens the
+interval on its side, by what the drift would still add if it died away by a quarter in each quarter of the burn.
 """
 
 from __future__ import annotations
@@ -31,6 +35,8 @@ _TAUS = 48
 _FINE_TAUS = 24
 _Z = 1.959964  # 97.5% of the normal distribution
 _MOST_CORRELATION = 0.9
+_MOST_DRIFT = 0.75
+_DRIFT_GOES_ON = 4.0
 
 
 @dataclass(frozen=True)
@@ -69,13 +75,14 @@ def estimate(points: Sequence[Point]) -> Estimate | Gap:
     )
     residuals = [value - best.steady - best.swing * math.exp(-(t - series[0][0]) / best.tau) for t, value in series]
     freedom = _freedom(residuals)
+    drift = _drift(residuals)
     variance = max(best.squares / (len(series) - 3), _STEP_DEVIATION**2) * (len(series) - 3) / freedom
     allowance = variance * _student(freedom) ** 2
     low, high, open_end = _interval(series, best, coarse, allowance)
     state = SteadyState(
         value=best.steady,
-        low=low - SENSOR_STEP / 2,
-        high=high + SENSOR_STEP / 2,
+        low=low - SENSOR_STEP / 2 + min(0.0, drift) * _DRIFT_GOES_ON,
+        high=high + SENSOR_STEP / 2 + max(0.0, drift) * _DRIFT_GOES_ON,
         tau_s=best.tau,
         rms=math.sqrt(best.squares / len(series)),
     )
@@ -85,6 +92,8 @@ def estimate(points: Sequence[Point]) -> Estimate | Gap:
         )
     if best.tau > length:
         return Estimate(state, f"{length:.1f} s are less than one time constant of {best.tau:.1f} s")
+    if abs(drift) > _MOST_DRIFT:
+        return Estimate(state, f"after {length:.1f} s the samples still drift away from the fit, by {drift:+.1f}")
     return Estimate(state, None)
 
 
@@ -146,6 +155,13 @@ def _binned(points: Sequence[Point]) -> list[Point]:
         (sum([t for t, _ in members]) / len(members), sum([y for _, y in members]) / len(members))
         for _, members in sorted(bins.items())
     ]
+
+
+def _drift(residuals: Sequence[float]) -> float:
+    """How much the last quarter of the residuals lies above the quarter before it."""
+    quarter = len(residuals) // 4
+    last, before = residuals[-quarter:], residuals[-2 * quarter : -quarter]
+    return sum(last) / quarter - sum(before) / quarter
 
 
 def _freedom(residuals: Sequence[float]) -> float:

@@ -11,7 +11,6 @@ from ...evidence.facts import Gap
 from ...evidence.request import BurnRequest
 from ...evidence.types import Burn, BurnGpu, Memory, Mismatch, Samples, SteadyState
 from .. import nvml
-from ..cuda import driver
 from ..cuda.fresh import Child
 from ..reading import printable, record
 from . import child as burner
@@ -20,19 +19,13 @@ _RETURNED_WITHIN_S = 2.0
 _RECORDS = {"below_slowdown_c": SteadyState, "memory_c": SteadyState, "first_mismatch": Mismatch}
 
 
-def run_burn(
-    request: BurnRequest,
-    state_dir: Path,
-    progress: Callable[[str], None],
-    nvml_library: str | None = None,
-    cuda_library: str = driver.LIBRARY,
-) -> Burn | Gap:
+def run_burn(request: BurnRequest, state_dir: Path, progress: Callable[[str], None]) -> Burn | Gap:
     """Burn all GPUs of the node together; a Gap where they did not or must not burn, or where the burn was lost.
 
     Refuses while any GPU has a process. Samples go to `state_dir`/samples. `progress` gets a line for each GPU about
-    every second. The libraries are file names for the loader, for drivers that lie elsewhere.
+    every second.
     """
-    adapter = nvml.start(nvml_library)
+    adapter = nvml.start()
     if isinstance(adapter, Gap):
         return Gap(f"the burn did not start: {adapter.unavailable}", adapter.code)
     try:
@@ -44,8 +37,6 @@ def run_burn(
             "request": asdict(request),
             "uuids": list(found),
             "state_dir": str(state_dir),
-            "nvml_library": nvml_library,
-            "cuda_library": cuda_library,
         }
         told = _supervise(task, request.deadline_s, progress)
         if isinstance(told, Gap):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from ...evidence.facts import Gap
-from ..nvml import GPU_IS_LOST, Device
+from ..nvml import Device
 from .fit import Point
 
-RESET_REQUIRED = 16
+GPU_IS_LOST, RESET_REQUIRED = 15, 16  # nvmlReturn_t
 HEADROOM, TEMPERATURE, MEMORY = "below_slowdown_c", "temperature_c", "memory_temperature_c"
 POWER, CLOCK, REASONS = "power_w", "sm_mhz", "event_reasons"
 # nvmlClocksEventReasons, by the names of the evidence.

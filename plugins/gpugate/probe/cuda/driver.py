@@ -58,9 +58,9 @@ class Cuda:
     `calling` names the call under way (or the last one) and `serving` for which GPU: for whoever watches from aside.
     """
 
-    def __init__(self, library: str = LIBRARY) -> None:
+    def __init__(self) -> None:
         try:
-            self._library = ctypes.CDLL(library)
+            self._library = ctypes.CDLL(LIBRARY)
         except OSError as error:
             raise ProbeError(f"{LIBRARY} cannot be loaded: {error}") from error
         self._functions: dict[str, Any] = {}

@@ -11,7 +11,7 @@ import time
 from ...evidence.facts import Gap
 from ...evidence.types import Launch
 from ..reading import printable, record
-from .driver import LIBRARY, Cuda, CudaError
+from .driver import Cuda, CudaError
 from .fresh import Child, receive, say
 from .kernel import BurnKernel
 
@@ -23,9 +23,7 @@ STEP_S = 30.0
 _INITIALISED = "initialised"
 
 
-def known_answer_launches(
-    uuids: list[str], library: str = LIBRARY, deadline_s: float = DEADLINE_S, step_s: float = STEP_S
-) -> list[Launch]:
+def known_answer_launches(uuids: list[str], deadline_s: float = DEADLINE_S, step_s: float = STEP_S) -> list[Launch]:
     """One Launch for each UUID, in their order, within `deadline_s` wall seconds, `step_s` of silence at most.
 
     `correct` is a Gap wherever CUDA did not get as far as an answer; its code is the CUresult.
@@ -35,7 +33,7 @@ def known_answer_launches(
     waiting = list(uuids)
     while waiting and time.monotonic() < deadline:
         initialised = False
-        child = Child(__name__, {"uuids": waiting, "library": library})
+        child = Child(__name__, waiting)
         try:
             for message in child.messages(deadline, step_s):
                 if message == _INITIALISED:
@@ -56,19 +54,19 @@ def known_answer_launches(
 
 def main() -> None:
     """The child: one message [uuid, correct, why not, code] for each GPU."""
-    task = receive()
+    uuids = receive()
     try:
-        cuda = Cuda(task["library"])
+        cuda = Cuda()
         cuda.call("cuInit", 0)
         devices = cuda.devices()
     except CudaError as error:
-        _refuse_all(task["uuids"], str(error), error.code)
+        _refuse_all(uuids, str(error), error.code)
         return
     except Exception as error:  # whatever it is, it is said in place of an answer
-        _refuse_all(task["uuids"], str(error), None)
+        _refuse_all(uuids, str(error), None)
         return
     say(_INITIALISED)
-    for uuid in task["uuids"]:
+    for uuid in uuids:
         say([uuid, *_launch(cuda, devices, uuid)])
 
 

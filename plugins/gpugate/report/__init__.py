@@ -3,5 +3,6 @@
 from .identity import identity_of
 from .model import HostReport, Run, Scope, new_run_id
 from .store import Store
+from .terminal import summary
 
-__all__ = ["HostReport", "Run", "Scope", "Store", "identity_of", "new_run_id"]
+__all__ = ["HostReport", "Run", "Scope", "Store", "identity_of", "new_run_id", "summary"]

@@ -3,6 +3,6 @@
 from .identity import identity_of
 from .model import HostReport, Run, Scope, new_run_id
 from .store import Store
-from .terminal import summary
+from .terminal import summary_lines
 
-__all__ = ["HostReport", "Run", "Scope", "Store", "identity_of", "new_run_id", "summary"]
+__all__ = ["HostReport", "Run", "Scope", "Store", "identity_of", "new_run_id", "summary_lines"]

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 
 from ..verdict import Finding, Outcome, Verdict
 from .model import Run
+from .store import JUNIT
 from .text import fold, natural, one_line
 
 _RANK = {Outcome.FAIL: 0, Outcome.ERROR: 1, Outcome.MISSING: 2, Outcome.WAIVED: 3, Outcome.PASS: 4}
@@ -23,16 +25,16 @@ class _Cause:
     text: str
 
 
-def summary(run: Run) -> list[str]:
+def summary_lines(run: Run, folder: Path | None = None) -> list[str]:
     """The lines that tell a run: each cause with its hosts, GPUs, measured values, bound and next step; then the count.
 
-    Plain text, safe for a terminal, of any width.
+    Plain text, safe for a terminal, of any width. `folder` is where the report was written.
     """
     lines: list[str] = []
     groups = [(cause, seen) for cause, seen in _causes(run).items()]
     for cause, seen in sorted(groups, key=lambda group: (_RANK[group[0].outcome], -_hosts(group[1]), group[0].text)):
         lines += _told(cause, seen)
-    return [*lines, *_closing(run)]
+    return [*lines, *_closing(run), *([f"report: {folder / JUNIT}"] if folder else [])]
 
 
 _Seen = list[tuple[Verdict, Finding | None]]

@@ -180,7 +180,7 @@ class Device:
             draw_w=self.power_draw(),
             limit_w=self.power_limit(),
             enforced_limit_w=self.enforced_limit(),
-            default_limit_w=self._watts("default_limit_w", "nvmlDeviceGetPowerManagementDefaultLimit", POWER_DEFAULT),
+            default_limit_w=self.default_limit(),
             min_limit_w=low,
             max_limit_w=high,
         )
@@ -200,6 +200,10 @@ class Device:
     def enforced_limit(self) -> Result[float]:
         """The limit that holds, whoever set it."""
         return self._watts("enforced_limit_w", "nvmlDeviceGetEnforcedPowerLimit", POWER_ENFORCED)
+
+    def default_limit(self) -> Result[float]:
+        """The limit that the card has when nobody set one."""
+        return self._watts("default_limit_w", "nvmlDeviceGetPowerManagementDefaultLimit", POWER_DEFAULT)
 
     def power_constraints(self) -> tuple[Result[float], Result[float]]:
         """Lowest and highest limit that the card accepts."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import ProbeError
 from ..evidence.facts import Gap, to_json
@@ -19,12 +19,12 @@ _NO_PERMISSION = 4
 
 @dataclass(frozen=True)
 class Settings:
-    """What policy wants of every GPU. `persistence` false and `power_limit_w` None leave things as they are."""
+    """What is wanted of every GPU. None leaves a thing as it is; the limit "default" is each card's own."""
 
     device_id: str
     gpu_count: int
-    persistence: bool
-    power_limit_w: float | None
+    persistence: bool | None
+    power_limit_w: float | Literal["default"] | None
 
 
 @dataclass(frozen=True)
@@ -55,13 +55,16 @@ class Card:
 def settings_request(text: str) -> Settings:
     """The request in a JSON document. Raises ProbeError naming the first key that is wrong."""
 
-    def limit(where: str, value: Any) -> float | None:
-        return None if value is None else orders.positive(where, value)
+    def persistence(where: str, value: Any) -> bool | None:
+        return None if value is None else orders.flag(where, value)
+
+    def limit(where: str, value: Any) -> float | str | None:
+        return value if value in (None, "default") else orders.positive(where, value)
 
     required: dict[str, orders.Check] = {
         "device_id": orders.words,
         "gpu_count": orders.count,
-        "persistence": orders.flag,
+        "persistence": persistence,
         "power_limit_w": limit,
     }
     return Settings(**orders.members("the request", orders.plain(text), required, {}))
@@ -103,10 +106,12 @@ def _card(device: Device, settings: Settings) -> Card:
         )
     before = _state(device, settings, name)
     wanted = before
-    if settings.persistence:
-        wanted = replace(wanted, persistence=True)
-    limit = settings.power_limit_w
-    if limit is not None:
+    if settings.persistence is not None:
+        wanted = replace(wanted, persistence=settings.persistence)
+    asked = settings.power_limit_w
+    if asked is not None:
+        answer = device.default_limit() if asked == "default" else asked
+        limit = _known(answer, f"{name}: its default power limit")
         low, high = (_known(end, f"{name}: its power constraints") for end in device.power_constraints())
         if not low <= limit <= high:
             raise ProbeError(
@@ -120,7 +125,7 @@ def _card(device: Device, settings: Settings) -> Card:
 
 def _state(device: Device, settings: Settings, name: str) -> State:
     persistence, limit = device.persistence(), device.power_limit()
-    if settings.persistence:
+    if settings.persistence is not None:
         persistence = _known(persistence, f"{name}: its persistence mode")
     if settings.power_limit_w is not None:
         limit = _known(limit, f"{name}: its power limit")
@@ -136,9 +141,10 @@ def _known(reading: Result[T], what: str) -> T:
 def _change(card: Card, changed: list[Card]) -> None:
     """Set what differs, read it back. Persistence comes first: without it a limit goes when the driver unloads."""
     device = card.device
-    if card.wanted.persistence != card.before.persistence:
-        _accepted(card, "persistence mode on", device.set_persistence(True), changed)
-        _stuck(card, "persistence mode", True, device.persistence(), changed)
+    on = card.wanted.persistence
+    if on != card.before.persistence and not isinstance(on, Gap):
+        _accepted(card, f"persistence mode {'on' if on else 'off'}", device.set_persistence(on), changed)
+        _stuck(card, "persistence mode", on, device.persistence(), changed)
     limit = card.wanted.power_limit_w
     if limit != card.before.power_limit_w and not isinstance(limit, Gap):
         _accepted(card, f"power limit {limit:g} W", device.set_power_limit(limit), changed)

@@ -12,12 +12,12 @@ try:
     from gpugate.provision import host_policy
 except ImportError as error:
     raise AnsibleActionFail(
-        f"gpugate is not installed for the Python that runs Ansible ({error}): run `pip install .` in the project's root "
-        "with that Python"
+        f"gpugate is not installed for the Python that runs Ansible ({error}): run its `pip install .` in the "
+        "project's root"
     ) from error
 
 
-class ActionModule(ActionBase):
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     """Makes the host's policy of its variables; never connects."""
 
     TRANSFERS_FILES = False

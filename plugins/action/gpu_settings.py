@@ -13,14 +13,14 @@ try:
     from gpugate.provision import FILE, probe_file, with_probe
 except ImportError as error:
     raise AnsibleActionFail(
-        f"gpugate is not installed for the Python that runs Ansible ({error}): run `pip install .` in the project's root "
-        "with that Python"
+        f"gpugate is not installed for the Python that runs Ansible ({error}): run its `pip install .` in the "
+        "project's root"
     ) from error
 
-CACHE = Path(__file__).resolve().parents[2] / ".gpugate" / "probe"
+BUILT = Path(__file__).resolve().parents[2] / ".gpugate" / "probe"
 
 
-class ActionModule(ActionBase):
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     """Uses the build of this controller, wherever on the node it is."""
 
     TRANSFERS_FILES = False  # only a node without the probe needs a temporary folder; it is made then
@@ -32,7 +32,7 @@ class ActionModule(ActionBase):
         if "probe" in arguments:
             return dict(self._execute_module(module_args=arguments, task_vars=task_vars))
         try:
-            file, digest = probe_file(CACHE)
+            file, digest = probe_file(BUILT)
         except GpugateError as error:
             raise AnsibleActionFail(str(error)) from None
         deployed = PurePosixPath(str(arguments.get("root", "/"))) / "opt/gpugate/probe" / digest / FILE

@@ -6,9 +6,9 @@ Runs on nodes: Python 3.9, standard library only.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 PROBES = "opt/gpugate/probe"
@@ -16,8 +16,14 @@ PROBE_FILE = "gpugate-probe.pyz"
 SETTINGS = "etc/gpugate/settings.json"
 RESTORE = "etc/gpugate/restore.json"
 PERSISTENCED = "nvidia-persistenced.service"
-# systemd's own order: what an administrator wrote goes before what a package brought
-UNIT_FOLDERS = ("etc/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
+# systemd.unit(5), highest priority first
+UNIT_FOLDERS = (
+    "etc/systemd/system",
+    "run/systemd/system",
+    "usr/local/lib/systemd/system",
+    "usr/lib/systemd/system",
+    "lib/systemd/system",
+)
 DEADLINE_S = 300
 
 
@@ -29,25 +35,20 @@ class NodeError(Exception):
         self.facts = facts
 
 
-def below(root: str, path: str) -> str:
-    """A node path as this module has to open it."""
-    return os.path.join(root, path.lstrip("/"))
-
-
 def services(root: str) -> dict[str, Any]:
     """What re-applies settings on this node: whether systemd booted it, and the persistence daemon's unit file."""
-    candidates = (below(root, f"{folder}/{PERSISTENCED}") for folder in UNIT_FOLDERS)
-    systemd = os.path.isdir(below(root, "run/systemd/system"))
+    candidates = (Path(root, folder, PERSISTENCED) for folder in UNIT_FOLDERS)
+    systemd = Path(root, "run/systemd/system").is_dir()
     return {
         "python": sys.executable,
         "systemd": systemd,
-        "persistenced_unit": next((path for path in candidates if os.path.isfile(path)), None) if systemd else None,
+        "persistenced_unit": next((str(path) for path in candidates if path.is_file()), None) if systemd else None,
     }
 
 
 def ask(probe: str, root: str, driver_root: str | None, *command: str, stdin: str | None = None) -> dict[str, Any]:
     """One JSON answer of the probe; NodeError with its own sentence, or with what it said instead of an answer."""
-    if not os.path.isfile(probe):
+    if not Path(probe).is_file():
         raise NodeError(
             f"there is no probe at {probe}: run playbooks/provision.yml on this node first", probe_missing=True
         )
@@ -62,7 +63,7 @@ def ask(probe: str, root: str, driver_root: str | None, *command: str, stdin: st
         raise NodeError(f"{sys.executable} cannot run {probe}: {error.strerror}") from error
     except subprocess.TimeoutExpired as error:
         raise NodeError(
-            f"the probe did not answer `{command[0]}` within {DEADLINE_S} s: the driver may hang; look at the kernel log"
+            f"no answer from the probe to `{command[0]}` within {DEADLINE_S} s: the driver may hang, see the kernel log"
         ) from error
     try:
         answer = json.loads(done.stdout)

@@ -9,7 +9,7 @@ short_description: Validate what the inventory says about a GPU node
 version_added: "0.1.0"
 description:
   - Reads the C(gpugate_*) variables of the host with Ansible's own templating and makes the node's policy of them.
-  - Runs on the controller and never connects to the host, so it can be the first thing that a playbook does on all hosts.
+  - Runs on the controller and never connects to the host, so a playbook can do it first, on all hosts.
   - Fails with one sentence that names the host, the variable and what is allowed.
 options: {}
 attributes:

@@ -8,7 +8,7 @@ module: gpu_probe
 short_description: Deploy gpugate's probe to a GPU node
 version_added: "0.1.0"
 description:
-  - With O(state=present), builds the probe on the controller and puts it on the node, under a folder named by its digest,
+  - With O(state=present), builds the probe on the controller, puts it on the node under a folder named by its digest,
     and points C(current) at it. The builds before stay, at most O(keep) of them, for going back.
   - With O(state=identity), changes nothing and returns which machine, on which boot, with which GPUs answers right now.
   - With O(state=absent), removes every build.
@@ -120,10 +120,11 @@ import contextlib  # noqa: E402  # documentation comes first in a module
 import os  # noqa: E402
 import shutil  # noqa: E402
 import tempfile  # noqa: E402
+from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.gpugate_node import PROBE_FILE, PROBES, NodeError, ask, below, services  # noqa: E402
+from ansible.module_utils.gpugate_node import PROBE_FILE, PROBES, NodeError, ask, services  # noqa: E402
 
 ARGUMENTS: dict[str, dict[str, object]] = {
     "state": {"type": "str", "choices": ["present", "absent", "identity"], "default": "present"},
@@ -138,124 +139,114 @@ ARGUMENTS: dict[str, dict[str, object]] = {
 class Builds:
     """The builds of the probe on this node, and the link `current` to one of them."""
 
-    def __init__(self, module: AnsibleModule, root: str) -> None:
-        self.module = module
-        self.folder = below(root, PROBES)
-        self.link = os.path.join(self.folder, "current")
+    def __init__(self, module: AnsibleModule) -> None:
+        self._sha256 = module.sha256
+        self.folder = Path(module.params["root"], PROBES)
+        self.link = self.folder / "current"
 
-    def file(self, digest: str) -> str:
-        return os.path.join(self.folder, digest, PROBE_FILE)
+    def file(self, digest: str) -> Path:
+        return Path(self.folder, digest, PROBE_FILE)
 
     @property
     def current(self) -> str | None:
         """The digest that `current` points at, whether its file is there or not."""
-        return os.readlink(self.link) if os.path.islink(self.link) else None
+        return os.readlink(self.link) if self.link.is_symlink() else None  # noqa: PTH115  # Python 3.9
 
     def whole(self, digest: str) -> bool:
         """The build is there, unchanged, and nobody but its owner (the user of this task) may change it."""
-        path = self.file(digest)
-        if os.path.islink(path) or not os.path.isfile(path):
+        file = self.file(digest)
+        if not file.is_file() or file.is_symlink():
             return False
-        owners = {os.stat(place).st_uid for place in (path, os.path.dirname(path))}
-        modes = [os.stat(place).st_mode & 0o777 for place in (path, os.path.dirname(path))]
-        return owners == {os.geteuid()} and modes == [0o755, 0o755] and self.module.sha256(path) == digest
+        found = {(place.stat().st_uid, place.stat().st_mode & 0o7777) for place in (file, file.parent)}
+        return found == {(os.geteuid(), 0o755)} and self._sha256(str(file)) == digest
 
-    def spare(self, digest: str, keep: int) -> list[str]:
+    def spare(self, digest: str, keep: int) -> list[Path]:
         """The builds beyond the newest `keep` beside this one, and what an interrupted run left."""
-        if not os.path.isdir(self.folder):
+        if not self.folder.is_dir():
             return []
-        names = [name for name in os.listdir(self.folder) if name not in ("current", digest)]
-        builds = [name for name in names if not name.startswith(".")]
-        builds.sort(key=lambda name: os.lstat(os.path.join(self.folder, name)).st_mtime_ns, reverse=True)
-        return builds[keep:] + [name for name in names if name.startswith(".")]
+        others = [path for path in self.folder.iterdir() if path.name not in ("current", digest)]
+        builds = [path for path in others if not path.name.startswith(".")]
+        builds.sort(key=lambda path: path.lstat().st_mtime_ns, reverse=True)
+        return builds[keep:] + [path for path in others if path.name.startswith(".")]
 
     def install(self, src: str, digest: str) -> None:
         """Copy a build in under its digest, as one step for whoever looks."""
-        os.makedirs(self.folder, mode=0o755, exist_ok=True)
-        fresh = tempfile.mkdtemp(prefix=".new-", dir=self.folder)
-        target = os.path.join(fresh, PROBE_FILE)
-        shutil.copyfile(src, target)
-        if self.module.sha256(target) != digest:
+        self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
+        shutil.copyfile(src, fresh / PROBE_FILE)
+        if self._sha256(str(fresh / PROBE_FILE)) != digest:
             shutil.rmtree(fresh)
             raise NodeError(f"the probe did not arrive whole: its sha256 is not {digest}; run again")
-        os.chmod(target, 0o755)
-        os.chmod(fresh, 0o755)
-        shutil.rmtree(os.path.join(self.folder, digest), ignore_errors=True)
-        os.rename(fresh, os.path.join(self.folder, digest))
+        for place in (fresh / PROBE_FILE, fresh):
+            place.chmod(0o755)
+        shutil.rmtree(self.folder / digest, ignore_errors=True)
+        fresh.rename(self.folder / digest)
 
     def switch(self, digest: str) -> None:
         """Point `current` at a build; a reader finds the one before or this one, never none."""
-        fresh = os.path.join(self.folder, f".current-{os.getpid()}")
-        os.symlink(digest, fresh)
-        os.replace(fresh, self.link)
-
-    def remove(self, names: list[str]) -> None:
-        for name in names:
-            path = os.path.join(self.folder, name)
-            if os.path.isdir(path) and not os.path.islink(path):
-                shutil.rmtree(path)
-            else:
-                os.remove(path)
+        fresh = self.folder / f".current-{os.getpid()}"
+        fresh.symlink_to(digest)
+        fresh.replace(self.link)
 
 
 def present(module: AnsibleModule, builds: Builds) -> dict[str, Any]:
     """The build of `digest` on the node and current; `src` brings it where it is not there yet."""
-    digest, src = module.params["digest"], module.params["src"]
+    digest, src, keep = (module.params[name] for name in ("digest", "src", "keep"))
     if not digest:
         raise NodeError(
-            "the build to deploy is not known: gpu_probe needs plugins/action/gpu_probe.py, which Ansible finds when it is "
-            "started in the project's root or in playbooks/"
+            "the build to deploy is not known: plugins/action/gpu_probe.py did not run. Start Ansible in the project's "
+            "root or in playbooks/"
         )
-    before, whole = builds.current, builds.whole(digest)
-    spare = builds.spare(digest, module.params["keep"])
-    if not whole and not module.check_mode:
-        if src is None:
-            raise NodeError(f"the build {digest} is not on the node", probe_missing=True)
-        builds.install(src, digest)
+    before, whole, spare = builds.current, builds.whole(digest), builds.spare(digest, keep)
     if not module.check_mode:
+        if not whole:
+            if src is None:
+                raise NodeError(f"the build {digest} is not on the node", probe_missing=True)
+            builds.install(src, digest)
         if before != digest:
             builds.switch(digest)
-        builds.remove(spare)
+        for old in spare:
+            remove(old)
     lines = [] if before == digest and whole else [f"{builds.link}: {before or 'absent'} -> {digest}"]
-    lines += [f"{os.path.join(builds.folder, name)}: removed, {module.params['keep']} older builds stay" for name in spare]
-    return {
-        "changed": bool(lines),
-        "digest": digest,
-        "path": builds.file(digest),
-        "identity": identity(module, builds.file(digest)) if whole or not module.check_mode else None,
-        "diff": {"prepared": "".join(f"{line}\n" for line in lines)},
-    }
+    lines += [f"{old}: removed, {keep} older builds stay" for old in spare]
+    path = str(builds.file(digest))
+    known = identity(module, path) if whole or not module.check_mode else None
+    return outcome(lines, digest=digest, path=path, identity=known)
 
 
 def absent(module: AnsibleModule, builds: Builds) -> dict[str, Any]:
     """No build on the node, and no empty folder of ours."""
-    there = os.path.isdir(builds.folder)
-    before = builds.current
-    if there and not module.check_mode:
+    lines = [f"{builds.folder}: removed, with the build {builds.current}"] if builds.folder.is_dir() else []
+    if lines and not module.check_mode:
         shutil.rmtree(builds.folder)
         with contextlib.suppress(OSError):
-            os.rmdir(os.path.dirname(builds.folder))  # stays where somebody else put something beside the probe
-    lines = [f"{builds.folder}: {before or 'no current build'} -> absent"] if there else []
-    return {
-        "changed": there,
-        "digest": None,
-        "path": None,
-        "identity": None,
-        "diff": {"prepared": "".join(f"{line}\n" for line in lines)},
-    }
+            builds.folder.parent.rmdir()  # stays where somebody else put something beside the probe
+    return outcome(lines, digest=None, path=None, identity=None)
 
 
 def asked(module: AnsibleModule, builds: Builds) -> dict[str, Any]:
     """The identity of the node by its current build; nothing changes."""
     digest = builds.current
-    path = builds.file(digest) if digest else os.path.join(builds.link, PROBE_FILE)
-    answer = identity(module, path)
-    return {"changed": False, "digest": digest, "path": path, "identity": answer}
+    path = str(builds.link / PROBE_FILE if digest is None else builds.file(digest))
+    return outcome([], digest=digest, path=path, identity=identity(module, path))
+
+
+def outcome(lines: list[str], **facts: Any) -> dict[str, Any]:
+    """The module's result: each line is a change, and a line of the diff."""
+    return {"changed": bool(lines), "diff": {"prepared": "".join(f"{line}\n" for line in lines)}, **facts}
+
+
+def remove(path: Path) -> None:
+    """Remove a folder with all in it, or a file."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def identity(module: AnsibleModule, probe: str) -> dict[str, Any]:
     """What the probe says about which machine this is."""
-    answer = ask(probe, module.params["root"], module.params["driver_root"], "identity", "--json")
+    answer: dict[str, Any] = ask(probe, module.params["root"], module.params["driver_root"], "identity", "--json")
     missing = {"machine_id", "boot_id", "hostname", "gpu_uuids"} - set(answer)
     if missing:
         raise NodeError(f"{probe} did not tell {', '.join(sorted(missing))}: run playbooks/provision.yml on this node")
@@ -265,7 +256,7 @@ def identity(module: AnsibleModule, probe: str) -> dict[str, Any]:
 def main() -> None:
     """Run as an Ansible module."""
     module = AnsibleModule(argument_spec=ARGUMENTS, supports_check_mode=True)
-    builds = Builds(module, module.params["root"])
+    builds = Builds(module)
     work = {"present": present, "absent": absent, "identity": asked}[module.params["state"]]
     try:
         result = work(module, builds)

@@ -14,8 +14,8 @@ description:
     allows, another number of GPUs or another board is an error and changes nothing.
   - With O(state=absent), sets the cards' own default power limit, switches persistence off if this module switched it
     on, and removes the document.
-  - The probe does the work. Where the node has none yet, as in the first run with C(--check), the action plugin carries it
-    to the task's temporary folder.
+  - The probe does the work. Where the node has none yet, as in the first run with C(--check), the action plugin carries
+    it to the task's temporary folder.
 options:
   state:
     description: Whether the settings should hold, or be taken back.
@@ -100,10 +100,11 @@ import contextlib  # noqa: E402  # documentation comes first in a module
 import json  # noqa: E402
 import os  # noqa: E402
 import tempfile  # noqa: E402
+from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.gpugate_node import RESTORE, SETTINGS, NodeError, ask, below  # noqa: E402
+from ansible.module_utils.gpugate_node import RESTORE, SETTINGS, NodeError, ask  # noqa: E402
 
 ARGUMENTS: dict[str, dict[str, object]] = {
     "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
@@ -133,11 +134,11 @@ class Cards:
         params = self._module.params
         if params["probe"] is None:
             raise NodeError(
-                "the probe to use is not known: gpu_settings needs plugins/action/gpu_settings.py, which Ansible finds when "
-                "it is started in the project's root or in playbooks/"
+                "the probe to use is not known: plugins/action/gpu_settings.py did not run. Start Ansible in the "
+                "project's root or in playbooks/"
             )
         command = ("settings", "--request", "-", *options)
-        answer = ask(params["probe"], params["root"], params["driver_root"], *command, stdin=request)
+        answer: dict[str, Any] = ask(params["probe"], params["root"], params["driver_root"], *command, stdin=request)
         if not isinstance(answer.get("changed"), bool) or not answer.get("gpus"):
             raise NodeError(f"{params['probe']} did not say what it did: run playbooks/provision.yml again")
         return answer
@@ -146,7 +147,7 @@ class Cards:
 def present(module: AnsibleModule, cards: Cards) -> dict[str, Any]:
     """The document's settings on every card and the document on the node."""
     document = module.params["document"]
-    settings, restore = (below(module.params["root"], path) for path in (SETTINGS, RESTORE))
+    settings, restore = (Path(module.params["root"], path) for path in (SETTINGS, RESTORE))
     plan = cards.plan(document)
     lines = [line for line in map(gpu_line, plan["gpus"]) if line]
     found = read(settings)
@@ -156,40 +157,36 @@ def present(module: AnsibleModule, cards: Cards) -> dict[str, Any]:
         # Written before the first change, so that an interrupted run can still be taken back.
         write(restore, request_back(document, read(restore), plan["gpus"]))
         if plan["changed"]:
-            plan["gpus"] = merged(plan["gpus"], cards.apply(document))
+            plan = cards.apply(document)
         write(settings, document)
-    return {
-        "changed": bool(lines),
-        "gpus": plan["gpus"],
-        "notes": plan.get("notes", []),
-        "settings_path": settings,
-        "diff": {"prepared": "".join(f"{line}\n" for line in lines)},
-    }
+    return outcome(lines, plan, settings)
 
 
 def absent(module: AnsibleModule, cards: Cards) -> dict[str, Any]:
     """Default power limits, persistence as it was before us, and no document."""
-    settings, restore = (below(module.params["root"], path) for path in (SETTINGS, RESTORE))
-    back = read(restore)
-    plan: dict[str, Any] = {"changed": False, "gpus": []}
-    if back is not None:
-        plan = cards.plan(back)
-        if plan["changed"] and not module.check_mode:
-            plan["gpus"] = merged(plan["gpus"], cards.apply(back))
-    ours = [path for path in (settings, restore) if os.path.exists(path)]
+    settings, restore = (Path(module.params["root"], path) for path in (SETTINGS, RESTORE))
+    back, ours = read(restore), [path for path in (settings, restore) if path.exists()]
+    plan: dict[str, Any] = {"gpus": []} if back is None else cards.plan(back)
     if ours and back is None:
         module.warn(f"{restore} is gone, which said how the cards were before: they keep the settings that they have")
-    if not module.check_mode:
-        for path in ours:
-            os.remove(path)
-        with contextlib.suppress(OSError):
-            os.rmdir(os.path.dirname(settings))  # stays where somebody else put something into it
     lines = [line for line in map(gpu_line, plan["gpus"]) if line] + [f"{path}: removed" for path in ours]
+    if not module.check_mode:
+        if back is not None and plan["changed"]:
+            plan = cards.apply(back)
+        for path in ours:
+            path.unlink()
+        with contextlib.suppress(OSError):
+            settings.parent.rmdir()  # stays where somebody else put something into it
+    return outcome(lines, plan, settings)
+
+
+def outcome(lines: list[str], plan: dict[str, Any], settings: Path) -> dict[str, Any]:
+    """The module's result: each line is a change, and a line of the diff."""
     return {
         "changed": bool(lines),
         "gpus": plan["gpus"],
         "notes": plan.get("notes", []),
-        "settings_path": settings,
+        "settings_path": str(settings),
         "diff": {"prepared": "".join(f"{line}\n" for line in lines)},
     }
 
@@ -199,24 +196,10 @@ def request_back(document: str, known: str | None, gpus: list[dict[str, Any]]) -
     if known is not None:
         persistence = json.loads(known)["persistence"]
     else:
-        persistence = any(gpu["before"]["persistence"] is True for gpu in gpus)
-    back = json.loads(document) | {"persistence": persistence, "power_limit_w": None}
+        # Leave it where any card had it on: the mode was somebody's before it was ours.
+        persistence = None if any(gpu["before"]["persistence"] is True for gpu in gpus) else False
+    back = json.loads(document) | {"persistence": persistence, "power_limit_w": "default"}
     return json.dumps(back, indent=2, sort_keys=True) + "\n"
-
-
-def merged(planned: list[dict[str, Any]], applied: dict[str, Any]) -> list[dict[str, Any]]:
-    """What was found at first, and what was read back after setting; NodeError where a card is not what was asked."""
-    after = {gpu["uuid"]: gpu["after"] for gpu in applied["gpus"]}
-    wrong = [gpu for gpu in planned if after.get(gpu["uuid"]) != gpu["after"]]
-    if wrong:
-        raise NodeError(
-            "; ".join(
-                f"GPU {gpu['index']} ({gpu['uuid']}) reads back {shown(after.get(gpu['uuid']))} instead of "
-                f"{shown(gpu['after'])}"
-                for gpu in wrong
-            )
-        )
-    return planned
 
 
 def gpu_line(gpu: dict[str, Any]) -> str:
@@ -237,30 +220,30 @@ def shown(settings: dict[str, Any] | None) -> str:
     return f"persistence {told}, power limit {watts}"
 
 
-def read(path: str) -> str | None:
+def read(path: Path) -> str | None:
     """The file's text, None where there is no file."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
 
 
-def write(path: str, text: str) -> None:
+def write(path: Path, text: str) -> None:
     """Write a file of 0644 as one step, unless it says so already: a reader finds the one before or this one."""
     if read(path) == text:
         return
-    os.makedirs(os.path.dirname(path), mode=0o755, exist_ok=True)
-    handle, fresh = tempfile.mkstemp(prefix=".new-", dir=os.path.dirname(path))
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
+    fresh = Path(name)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(fresh, 0o644)
-        os.replace(fresh, path)
+        fresh.chmod(0o644)
+        fresh.replace(path)
     except BaseException:
-        os.remove(fresh)
+        fresh.unlink()
         raise
 
 
@@ -275,8 +258,8 @@ def main() -> None:
         module.fail_json(msg=f"{error.filename}: {error.strerror}")
     except (ValueError, KeyError, TypeError) as error:
         module.fail_json(
-            msg=f"{below(module.params['root'], SETTINGS)} or the probe's answer cannot be read ({type(error).__name__}: "
-            f"{error}): run playbooks/provision.yml again"
+            msg=f"{Path(module.params['root'], RESTORE)}, or the probe's answer, cannot be read "
+            f"({type(error).__name__}: {error}): mend or remove the file and run again"
         )
     module.exit_json(**result)
 

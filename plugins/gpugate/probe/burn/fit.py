@@ -25,14 +25,14 @@ from ...evidence.types import SteadyState
 
 Point = tuple[float, float]
 
-BINS = 60
+BINS = 48
 LEAST_POINTS = 24
 SENSOR_STEP = 1.0
 _STEP_DEVIATION = SENSOR_STEP / math.sqrt(12)
 _LEAST_TAU_S = 0.5
 _MOST_TAU = 20.0  # in lengths of the series: beyond that the samples are a straight line
-_TAUS = 48
-_FINE_TAUS = 24
+_TAUS = 36
+_FINE_TAUS = 14
 _Z = 1.959964  # 97.5% of the normal distribution
 _MOST_CORRELATION = 0.9
 _MOST_DRIFT = 0.75

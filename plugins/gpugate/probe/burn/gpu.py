@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from ..kernels import FLOP_PER_STEP
 from ..nvml import Device
 from .series import Series
 
-LAUNCH_S = 0.08  # device time of one launch: a sample each, 12 Hz
+LAUNCH_S = 0.09  # device time of one launch: a sample each, 11 Hz
 _DEPTH = 2
 _FIRST_ITERATIONS = 1024
 _CALIBRATION_S = 0.005
@@ -158,10 +159,11 @@ class BurningGpu:
         return taken
 
     def _rescale(self, seconds: float) -> None:
-        """Keep launches near LAUNCH_S when the clocks move."""
-        if seconds > 0 and not 0.7 < seconds / LAUNCH_S < 1.2:
-            wanted = min(_MOST_ITERATIONS, max(_FIRST_ITERATIONS, round(self._iterations * LAUNCH_S / seconds)))
-            self._iterations = wanted // 8 * 8
+        """Keep launches near LAUNCH_S when the clocks move, in steps of a quarter octave: siblings do the same work."""
+        if seconds > 0 and not 0.8 < seconds / LAUNCH_S < 1.2:
+            wanted = self._iterations * LAUNCH_S / seconds
+            quarters = round(4 * math.log2(max(wanted / _FIRST_ITERATIONS, 1.0)))
+            self._iterations = min(_MOST_ITERATIONS, int(_FIRST_ITERATIONS * 2 ** (quarters / 4)) // 8 * 8)
 
     def _check(self) -> None:
         if self.answer.mismatches:

@@ -61,6 +61,7 @@ def _serve(
 ) -> Outcome:
     waiting = list(gpus)
     burning: list[BurningGpu] = []
+    unseen: list[BurningGpu] = []
     pause, look_at, told = _Pause(), _LOOK_EVERY_S, time.monotonic()
     while True:
         beat()
@@ -83,22 +84,27 @@ def _serve(
                 "aborted", f"the deadline of {request.deadline_s:g} s (wall) came before the burn's own end", 0.0
             )
         seconds = 0.0 if waiting else min(gpu.seconds for gpu in burning)
-        if seconds >= look_at:
+        if seconds >= look_at and not unseen:
             look_at = max(seconds + _LOOK_EVERY_S, seconds * _LOOK_GROWTH)
-            for gpu in burning:
-                gpu.look()
-            if seconds >= request.min_s and all(is_decided(gpu, request, over=False) for gpu in burning):
-                return Outcome(
-                    "settled", f"every prediction was clear of {request.headroom_c:g} C after {seconds:.1f} s", 0.0
-                )
+            unseen = list(burning)
+        if unseen:  # one GPU a round, so that no launch waits for eight fits
+            gpu = unseen.pop()
+            gpu.look()
+            if seconds < request.min_s:
+                continue
+            if not is_decided(gpu, request):
+                unseen = []
+            elif not unseen:
+                clear = f"every prediction was clear of {request.headroom_c:g} C after {seconds:.1f} s"
+                return Outcome("settled", clear, 0.0)
         if seconds >= request.max_s:
             return Outcome("maximum", f"the burn reached its maximum of {request.max_s:g} s", 0.0)
         pause.after(served, len(burning))
 
 
-def is_decided(gpu: BurningGpu, request: BurnRequest, over: bool) -> bool:
+def is_decided(gpu: BurningGpu, request: BurnRequest) -> bool:
     """Whether this GPU's predicted headroom is clear of the bound."""
-    return decided(headroom(gpu.series, request.headroom_c, over), request.headroom_c)
+    return decided(headroom(gpu.series, request.headroom_c, over=False), request.headroom_c)
 
 
 def _check_heat(gpu: BurningGpu, request: BurnRequest) -> None:

@@ -44,7 +44,9 @@ def parse(document: bytes) -> Evidence:
     try:
         return _EVIDENCE.validate_json(document)
     except ValidationError as error:
-        raise EvidenceError(f"the document does not fit schema {SCHEMA}: {_sentence(error)}") from error
+        raise EvidenceError(
+            f"the document does not fit schema {SCHEMA}: {_sentence(error)}; re-provision the probe"
+        ) from error
 
 
 def serialise(evidence: Evidence) -> bytes:
@@ -95,3 +97,7 @@ def _sentence(error: ValidationError, most: int = 3) -> str:
     problems = {".".join(map(str, e["loc"])): e["msg"] for e in error.errors(include_url=False, include_input=False)}
     shown = "; ".join(f"{place}: {message}" for place, message in list(problems.items())[:most])
     return shown + (f"; and {len(problems) - most} more" if len(problems) > most else "")
+
+
+if __name__ == "__main__":
+    print(json.dumps(json_schema(), indent=1, sort_keys=True))

@@ -23,13 +23,13 @@ CONNECT_DEADLINE_S = 20.0
 ANSWER_MARGIN_S = 60.0
 CONNECTIONS_AT_ONCE = 100
 
-Progress = Callable[[str, str], None]
+Progress = Callable[[str, str, bool], None]
 
 
 async def gather(targets: list[Target], profile: Profile, folder: Path, progress: Progress) -> GatherLog:
     """Ask every target's probe for its evidence and leave the documents and the log in `folder`.
 
-    `progress(host, text)` hears what happens. Never raises for a host: its receipt says what went wrong.
+    `progress(host, text, done)` hears what happens. Never raises for a host: its receipt says what went wrong.
     """
     started = time.time()
     door = asyncio.Semaphore(CONNECTIONS_AT_ONCE)
@@ -48,7 +48,7 @@ async def _one(target: Target, profile: Profile, folder: Path, progress: Progres
     missing = problem = ""
     try:
         async with door:
-            transport = await _open(target)
+            transport = await open_transport(target)
         try:
             asked = time.time()
             document = await _ask(target, transport, profile, nonce, progress)
@@ -62,11 +62,12 @@ async def _one(target: Target, profile: Profile, folder: Path, progress: Progres
     except Exception as error:  # one host's surprise is that host's problem
         problem = f"{target.where}: gathering broke: {type(error).__name__}: {error}"
     received = time.time()
-    progress(target.name, missing or problem or f"evidence after {received - asked:.1f} s")
+    progress(target.name, missing or problem or f"evidence after {received - asked:.1f} s", True)
     return Receipt(nonce=nonce, asked_unix_s=asked, received_unix_s=received, missing=missing, problem=problem)
 
 
-async def _open(target: Target) -> Transport:
+async def open_transport(target: Target) -> Transport:
+    """Reach a node the way its inventory says; raises NotGathered."""
     if target.connection == "local":
         return LocalTransport(target)
     if target.connection not in ("ssh", "smart", "ansible.builtin.ssh"):
@@ -90,7 +91,7 @@ async def _ask(target: Target, transport: Transport, profile: Profile, nonce: st
     command, stdin = privileged(target, argv, json.dumps(asdict(request)).encode() + b"\n")
     burning = request.burn.deadline_s if request.burn else 0.0
     answer = await transport.run(
-        command, stdin, burning + ANSWER_MARGIN_S, on_line=lambda line: progress(target.name, line)
+        command, stdin, burning + ANSWER_MARGIN_S, on_line=lambda line: progress(target.name, line, False)
     )
     try:
         return unpack(answer.stdout)
@@ -101,11 +102,11 @@ async def _ask(target: Target, transport: Transport, profile: Profile, nonce: st
 def _why_none(target: Target, answer: Answer, complaint: str) -> str:
     lines = [printable(line) for line in answer.stderr.splitlines() if line.strip()]
     said = lines[-1][:300] if lines else "it said nothing"
-    if "can't open file" in said or "No such file or directory" in said:
-        return f"{target.where} has no probe at {target.probe} ({said}): run playbooks/provision.yml on it"
-    if "not found" in said and answer.status == 127:
-        return f"{target.where} cannot run {target.python} ({said}): set ansible_python_interpreter"
     if "sudo" in said or "password is required" in said:
         return f"{target.where} does not let us become {target.become_user}: {said}"
+    if "can't open file" in said:
+        return f"{target.where} has no probe at {target.probe} ({said}): run playbooks/provision.yml on it"
+    if answer.status == 127:
+        return f"{target.where} cannot run {target.python} ({said}): set ansible_python_interpreter"
     ended = f"was killed by signal {-answer.status}" if answer.status < 0 else f"ended with exit status {answer.status}"
     return f"{target.where}: {complaint}: the probe {ended}: {said}"

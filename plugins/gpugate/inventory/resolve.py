@@ -73,8 +73,7 @@ def _select(inventory: InventoryManager, pattern: str, sources: Any) -> list[Any
         raise InventoryError("--hosts is empty: name a group or hosts, for example --hosts=gpu_fleet")
     for part in parts:
         bare = part.lstrip("!&")
-        # Ansible only warns about a part that matches nothing; here a typo has to stop the run.
-        if bare not in inventory.groups and not [h for h in inventory.get_hosts(bare) if h.name in inventory.hosts]:
+        if bare not in inventory.groups and not _matches(inventory, bare):
             close = difflib.get_close_matches(bare, known, 1)
             hint = f"; did you mean {close[0]}?" if close else f" (there are: {', '.join(known[:10])})"
             raise InventoryError(f"--hosts: no host or group in {_shown(sources)} matches {bare!r}{hint}")
@@ -82,6 +81,16 @@ def _select(inventory: InventoryManager, pattern: str, sources: Any) -> list[Any
     if not hosts:
         raise InventoryError(f"--hosts={pattern} selects no host of {_shown(sources)}")
     return hosts
+
+
+def _matches(inventory: InventoryManager, part: str) -> bool:
+    """Whether a part of a pattern selects any host of the inventory; Ansible itself would only warn about a typo."""
+    from ansible.errors import AnsibleError
+
+    try:
+        return any(host.name in inventory.hosts for host in inventory.get_hosts(part))
+    except AnsibleError:
+        return False
 
 
 def _shown(sources: Any) -> str:
@@ -107,6 +116,8 @@ def _target(name: str, variables: Mapping[str, Any], loader: Any) -> Target:
     policy = policy_from_variables(name, ours)
     user = _text(get("ansible_user", "ansible_ssh_user"))
     become = get("ansible_become")
+    connection = _text(get("ansible_connection")) or "ssh"
+    already_root = os.geteuid() == 0 if connection == "local" else user == "root"
     try:
         arguments = [
             *shlex.split(get("ansible_ssh_common_args") or ""),
@@ -116,14 +127,14 @@ def _target(name: str, variables: Mapping[str, Any], loader: Any) -> Target:
         return Target(
             name=name,
             policy=policy,
-            connection=_text(get("ansible_connection")) or "ssh",
+            connection=connection,
             address=_text(get("ansible_host", "ansible_ssh_host")),
             port=int(port) if port is not None else None,
             user=user,
             private_key=_text(get("ansible_private_key_file", "ansible_ssh_private_key_file")),
             password=_text(get("ansible_password", "ansible_ssh_pass", "ansible_ssh_password")),
             ssh_args=tuple(arguments),
-            become=_truth(become) if become is not None else user != "root",
+            become=(become is None or _truth(become)) and not already_root,
             become_user=_text(get("ansible_become_user")) or "root",
             become_password=_text(get("ansible_become_password", "ansible_become_pass", "ansible_sudo_pass")),
             python=_interpreter(_text(get("ansible_python_interpreter"))),

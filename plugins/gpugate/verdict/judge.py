@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ..errors import GpugateError, NotGathered, Unavailable
 from ..evidence.types import BurnGpu, Evidence, Gpu
@@ -107,31 +107,52 @@ _VARIABLE = {"requested_power_w": "power_limit_w"}
 def judge(check: str, function: Check, gathered: Gathered, policy: Policy, today: date) -> Verdict:
     """The verdict of `function` on one host.
 
-    ERROR where a fact is unavailable, the evidence is unusable, the check itself breaks, it found nothing, or a GPU
-    that policy expects has no finding. FAIL outranks ERROR: what was measured outside its bounds stays said.
+    MISSING where the host never reported; ERROR where a fact is unavailable, the evidence is unusable, the check itself
+    breaks, it found nothing, or a GPU that policy expects has no finding. FAIL outranks ERROR: what was measured
+    outside its bounds stays said.
     """
-    level = policy.level_of(check)
-    if isinstance(gathered.problem, NotGathered):
-        return Verdict(gathered.host, check, Outcome.MISSING, level, reason=str(gathered.problem), next=Next.RERUN)
     if gathered.evidence is None:
-        reason = f"no usable evidence: {gathered.problem}"
-        return _waived(
-            Verdict(gathered.host, check, Outcome.ERROR, level, reason=reason, next=Next.REPROVISION), policy, today
-        )
+        return unjudged(gathered, check, policy, today)
     node, expect, started = Node(gathered, gathered.evidence), Expect(), time.perf_counter()
-    reason = ""
+    broken: Exception | None = None
     try:
-        function(node, _PolicyOfOrigin(policy), expect)
-    except Unavailable as gap:
-        reason = str(gap)
+        function(node, traced(policy), expect)
     except Exception as error:  # a broken check is never a pass, and never takes the run down
-        reason = f"the check itself broke: {type(error).__name__}: {error}"
-    reason = reason or _uncovered(node, policy, expect)
+        broken = error
+    reason = because(broken) if broken else _uncovered(node, policy, expect)
+    return conclude(gathered.host, check, policy, expect, reason, time.perf_counter() - started, today)
+
+
+def unjudged(gathered: Gathered, check: str, policy: Policy, today: date) -> Verdict:
+    """The verdict on a host without usable evidence."""
+    if isinstance(gathered.problem, NotGathered):
+        return missing(gathered.host, check, policy, str(gathered.problem))
+    reason = f"no usable evidence: {gathered.problem}"
+    level = policy.level_of(check)
+    return _waived(Verdict(gathered.host, check, Outcome.ERROR, level, reason=reason), policy, today)
+
+
+def conclude(
+    host: str, check: str, policy: Policy, expect: Expect, reason: str, seconds: float, today: date
+) -> Verdict:
+    """The verdict that follows from findings and from `reason`: why judging stopped, empty if it did not."""
+    reason = reason or ("" if expect.findings else "the check found nothing to judge")
     failed = any(not finding.ok for finding in expect.findings)
     outcome = Outcome.FAIL if failed else Outcome.ERROR if reason else Outcome.PASS
-    seconds = time.perf_counter() - started
-    verdict = Verdict(gathered.host, check, outcome, level, tuple(expect.findings), reason, seconds=seconds)
-    return _waived(verdict, policy, today)
+    level = policy.level_of(check)
+    return _waived(Verdict(host, check, outcome, level, tuple(expect.findings), reason, seconds=seconds), policy, today)
+
+
+def because(error: BaseException) -> str:
+    """Why a check could not finish, in one sentence."""
+    if isinstance(error, GpugateError):
+        return str(error)
+    return f"the check itself broke: {type(error).__name__}: {error}"
+
+
+def traced(policy: Policy) -> Policy:
+    """The same policy, whose numbers and texts know which variable they come from."""
+    return cast(Policy, _PolicyOfOrigin(policy))
 
 
 def missing(host: str, check: str, policy: Policy, reason: str) -> Verdict:
@@ -140,8 +161,6 @@ def missing(host: str, check: str, policy: Policy, reason: str) -> Verdict:
 
 
 def _uncovered(node: Node, policy: Policy, expect: Expect) -> str:
-    if not expect.findings:
-        return "the check found nothing to judge"
     if node._looked_at_gpus:
         judged = {finding.gpu.index for finding in expect.findings if finding.gpu is not None}
         if len(judged) < policy.gpu_count:

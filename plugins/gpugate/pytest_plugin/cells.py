@@ -1,0 +1,142 @@
+"""Cheap cells: one item a host x check that judges evidence without fixtures, setup or teardown.
+
+Measured for 1000 hosts x 40 checks, pytest's own parametrised functions take several times as long; the node ids
+are the same. A check that asks for anything but node, policy and expect is an ordinary pytest function.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from _pytest._code.code import ReprFileLocation, TerminalRepr
+from _pytest._io import TerminalWriter
+
+from ..verdict import Verdict, judge
+from .state import CHECK_PREFIX, STATE, State, check_id, send
+
+CHEAP = {"node", "policy", "expect"}
+
+
+class CheckFailed(Exception):
+    """A red verdict, on its way through pytest."""
+
+    def __init__(self, verdict: Verdict) -> None:
+        super().__init__(f"{verdict.host}: {verdict.headline}")
+        self.verdict = verdict
+
+
+class Sentences(TerminalRepr):
+    """A red verdict as pytest shows it: sentences instead of a traceback."""
+
+    def __init__(self, verdict: Verdict, path: str, line: int) -> None:
+        self.verdict = verdict
+        self.reprcrash = ReprFileLocation(path, line, f"{verdict.host}: {verdict.headline}")
+
+    def toterminal(self, tw: TerminalWriter) -> None:
+        """Write the outcome and every bad finding."""
+        verdict = self.verdict
+        tw.line(f"{verdict.outcome} {verdict.check} on {verdict.host}", bold=True, red=not verdict.outcome.green)
+        for line in [*map(str, verdict.bad), verdict.reason]:
+            if line:
+                tw.line(f"  {line}")
+        if verdict.next:
+            tw.line(f"  next: {verdict.next}")
+
+
+class Cell(pytest.Item):
+    """One check on one host."""
+
+    def __init__(self, *, function: Callable[..., None], host: str, check: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.function, self.host, self.check = function, host, check
+        self._wants = tuple(inspect.signature(function).parameters)
+
+    @property
+    def obj(self) -> Callable[..., None]:
+        """The check's function, where pytest's own plugins look for it."""
+        return self.function
+
+    def runtest(self) -> None:
+        """Judge; raises CheckFailed for a red verdict."""
+        verdict = self.verdict()
+        if not verdict.outcome.green:
+            raise CheckFailed(verdict)
+
+    def verdict(self) -> Verdict:
+        """Judge once, and remember."""
+        state = self.config.stash[STATE]
+        key = self.host, self.check
+        if key not in state.verdicts:
+            wants, function = self._wants, self.function
+
+            def call(node: Any, policy: Any, expect: Any) -> None:
+                given = {"node": node, "policy": policy, "expect": expect}
+                function(**{name: given[name] for name in wants})
+
+            gathered, policy = state.gathered(self.host), state.targets[self.host].policy
+            state.verdicts[key] = judge(self.check, call, gathered, policy, state.today)
+        return state.verdicts[key]
+
+    def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
+        """Sentences for a red verdict, pytest's own view of anything else."""
+        if isinstance(excinfo.value, CheckFailed):
+            path, line, _ = self.reportinfo()
+            return Sentences(excinfo.value.verdict, str(path), (line or 0) + 1)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """Where the check stands."""
+        return self.path, self.function.__code__.co_firstlineno - 1, self.name
+
+
+def make_items(state: State, collector: pytest.Module, name: str, function: Callable[..., None]) -> list[pytest.Item]:
+    """The items of one check: a cell a host, or ordinary functions where it asks for other fixtures."""
+    check = check_id(collector.path, name)
+    hosts = state.hosts_for(check, collector.path)
+    if not set(inspect.signature(function).parameters) <= CHEAP:
+        return list(collector._genfunctions(name, function))  # pytest's own way to make functions of a module
+    return list(_cells(collector, name, function, check, hosts))
+
+
+def _cells(
+    collector: pytest.Module, name: str, function: Callable[..., None], check: str, hosts: list[str]
+) -> Iterator[Cell]:
+    marks = [*getattr(function, "pytestmark", [])]
+    for host in hosts:
+        cell: Cell = Cell.from_parent(collector, name=f"{name}[{host}]", function=function, host=host, check=check)
+        cell.own_markers.extend(marks)
+        cell.keywords.update({mark.name: mark for mark in marks})
+        cell.extra_keyword_matches.update((host, check))
+        cell.add_marker(check.split(".")[0])
+        yield cell
+
+
+def run_cell(item: Cell) -> None:
+    """The whole protocol of a cell: start, one report, finish."""
+    hook, location = item.ihook, item.location
+    hook.pytest_runtest_logstart(nodeid=item.nodeid, location=location)
+    began, clock = time.time(), time.perf_counter()
+    verdict = item.verdict()
+    duration = time.perf_counter() - clock
+    outcome: Literal["passed", "failed"] = "passed"
+    longrepr = None
+    if not verdict.outcome.green:
+        outcome = "failed"
+        longrepr = Sentences(verdict, str(item.path), item.reportinfo()[1] + 1)
+    report = pytest.TestReport(
+        nodeid=item.nodeid, location=location, keywords={item.name: 1}, outcome=outcome, longrepr=longrepr, when="call",
+        sections=(), duration=duration, start=began, stop=began + duration, user_properties=[],
+    )  # fmt: skip
+    send(item.config, report, verdict)
+    hook.pytest_runtest_logreport(report=report)
+    hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=location)
+
+
+def is_check(name: str, obj: object) -> bool:
+    """Whether a name of a module is a check."""
+    return name.startswith(CHECK_PREFIX) and inspect.isfunction(obj)

@@ -1,0 +1,151 @@
+"""expect and judge: findings say their rule, and nothing passes by default."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from datetime import date
+from typing import Any
+
+import pytest
+from gpugate.evidence.facts import Gap
+from gpugate.verdict import Expect, Gathered, Outcome, Verdict, judge
+from healthy import healthy, policy, with_fact
+
+TODAY = date(2026, 9, 21)
+
+
+def judged(function: Callable[..., None], evidence: Any = None, **changes: Any) -> Verdict:
+    owner = policy(checks={"site.it": "admit"}, **changes)
+    return judge("site.it", function, Gathered("gpu0", evidence or healthy(), None, "n"), owner, TODAY)
+
+
+@pytest.mark.parametrize(
+    ("record", "good"),
+    [
+        (lambda e: e("x", 650.5).within(650, 1, "W"), True),
+        (lambda e: e("x", 651.1).within(650, 1, "W"), False),
+        (lambda e: e("x", math.nan).within(650, 1, "W"), False),
+        (lambda e: e("x", math.inf).at_least(1), False),
+        (lambda e: e("x", None).at_least(1), False),
+        (lambda e: e("x", True).at_least(1), False),
+        (lambda e: e("x", "5").at_most(9), False),
+        (lambda e: e("x", 5).at_most(5), True),
+        (lambda e: e("x", 1).equals(True), False),
+        (lambda e: e("x", True).equals(True), True),
+        (lambda e: e("x", 5).equals(5.0), True),
+        (lambda e: e("x", None).equals(0), False),
+        (lambda e: e("x", "a").one_of([]), False),
+        (lambda e: e("x", "a").one_of(["a", "b"]), True),
+        (lambda e: e("x", []).none(), True),
+        (lambda e: e("x", ["pid 7"]).none(), False),
+        (lambda e: e("x", 1).holds(1, "odd"), False),
+        (lambda e: e("x", 1).holds(True, "odd"), True),
+    ],
+)
+def test_rules(record: Callable[[Expect], None], good: bool) -> None:
+    """A rule holds only for a real value inside its bounds: no NaN, None, text or truth value passes for a number."""
+    recorder = Expect()
+    record(recorder)
+    assert [finding.ok for finding in recorder.findings] == [good]
+
+
+def test_finding_prints_its_own_rule() -> None:
+    """A red verdict says value, unit, bound, where the bound comes from, which GPU, and what to do."""
+
+    def check(node: Any, policy: Any, expect: Expect) -> None:
+        for gpu in node.gpus:
+            expect("requested limit", gpu.power.limit_w, at=gpu).within(policy.requested_power_w, 1, "W", next="fix it")
+
+    said = judged(check, with_fact(healthy(), "gpus.3.power.limit_w", 700.0)).headline
+    gpu = healthy().gpus[3]
+    assert said == (
+        f"GPU 3 ({gpu.uuid}, serial {gpu.serial}, {gpu.bus_id}): requested limit is 700 W, outside: has to be "
+        "650 +/- 1 W [policy gpugate_power_limit_w]; next: fix it"
+    )
+
+
+def test_every_bad_gpu_is_named() -> None:
+    """A check goes on after a bad GPU, so that one run names all of them."""
+
+    def check(node: Any, policy: Any, expect: Expect) -> None:
+        for gpu in node.gpus:
+            expect("x", gpu.index, at=gpu).at_most(5)
+
+    assert [finding.gpu.index for finding in judged(check).bad if finding.gpu] == [6, 7]
+
+
+def test_check_without_findings_is_an_error() -> None:
+    """A check that looked at nothing proves nothing."""
+    assert judged(lambda node, policy, expect: None).outcome is Outcome.ERROR
+
+
+def test_check_that_breaks_is_an_error() -> None:
+    """An exception in a check is an ERROR that names it, even after a good finding."""
+
+    def check(node: Any, policy: Any, expect: Expect) -> None:
+        expect("x", 1).equals(1)
+        raise ZeroDivisionError("oops")
+
+    verdict = judged(check)
+    assert verdict.outcome is Outcome.ERROR
+    assert "ZeroDivisionError: oops" in verdict.headline
+
+
+def test_failure_outranks_a_later_gap() -> None:
+    """What was measured outside its bounds stays said when a later GPU cannot be read."""
+
+    def check(node: Any, policy: Any, expect: Expect) -> None:
+        for gpu in node.gpus:
+            expect("limit", gpu.power.limit_w, at=gpu).at_most(600)
+
+    verdict = judged(check, with_fact(healthy(), "gpus.7.power.limit_w", Gap("lost", 15)))
+    assert verdict.outcome is Outcome.FAIL
+    assert "limit_w could not be measured: lost" in verdict.headline
+
+
+def test_unjudged_gpu_is_an_error() -> None:
+    """A check that leaves out a GPU has not passed."""
+
+    def check(node: Any, policy: Any, expect: Expect) -> None:
+        for gpu in node.gpus[:7]:
+            expect("x", 1, at=gpu).equals(1)
+
+    assert "only 7 of the 8" in judged(check).headline
+
+
+def test_waiver_turns_red_into_waived_and_keeps_the_cause() -> None:
+    """A live waiver makes FAIL and ERROR green but leaves them readable; MISSING cannot be waived."""
+    from gpugate.errors import NotGathered
+
+    waiver = {
+        "check": "site.it",
+        "host": "gpu0",
+        "who": "ann",
+        "why": "known",
+        "ticket": "OPS-1",
+        "expires": "2026-12-01",
+    }
+
+    def bad(node: Any, policy: Any, expect: Expect) -> None:
+        expect("x", 1).equals(2)
+
+    verdict = judged(bad, waivers=[waiver])
+    assert verdict.outcome is Outcome.WAIVED
+    assert verdict.outcome.green
+    assert "without it FAIL: x is 1" in verdict.headline
+    owner = policy(checks={"site.it": "admit"}, waivers=[waiver])
+    gone = judge("site.it", bad, Gathered("gpu0", None, NotGathered("down")), owner, TODAY)
+    assert gone.outcome is Outcome.MISSING
+
+
+def test_marginal_is_green_and_visible() -> None:
+    """A value near its bound passes, and says so."""
+
+    def check(node: Any, policy: Any, expect: Expect) -> None:
+        expect("memory in use", 93.0).at_most(95.0, "%", comfortable=90.0)
+
+    verdict = judged(check)
+    assert verdict.outcome is Outcome.PASS
+    assert verdict.marginal
+    assert "marginal" in verdict.headline

@@ -65,10 +65,6 @@ async def connect(target: Target, deadline_s: float) -> SshTransport:
         own.write(text)
         own.flush()
         configs = [own.name, *map(str, files)]
-        if not files:
-            configs += [
-                str(p) for p in (Path("~/.ssh/config").expanduser(), Path("/etc/ssh/ssh_config")) if p.is_file()
-            ]
         options: dict[str, Any] = {"config": configs, "login_timeout": deadline_s, "connect_timeout": deadline_s}
         if target.port is not None:
             options["port"] = target.port

@@ -19,12 +19,15 @@ _HONOURED = {"user", "port", "hostname", "identityfile", "identitiesonly", "user
 
 
 def config_text(target: Target) -> tuple[str, list[Path], bool]:
-    """The `-o` options as ssh configuration text, the files named by `-F`, and whether the agent may be used.
+    """The `-o` options as ssh configuration text, the configuration files to read, and whether the agent may be used.
+
+    The files are the user's and the system's, or what `-F` names (`none`: no file).
 
     Raises NotGathered for an argument that this transport cannot honour, so that none is ignored by mistake.
     Host keys are always verified, whatever StrictHostKeyChecking says.
     """
-    lines, files, agent = [], [], True
+    lines, agent = [], True
+    files = [path for path in (Path("~/.ssh/config").expanduser(), Path("/etc/ssh/ssh_config")) if path.is_file()]
     arguments = iter(target.ssh_args)
     for argument in arguments:
         flag, value = argument[:2], argument[2:]
@@ -35,7 +38,7 @@ def config_text(target: Target) -> tuple[str, list[Path], bool]:
         if not value:
             raise NotGathered(f"{target.name}: the ssh argument {argument} has no value")
         if flag == "-F":
-            files.append(Path(value).expanduser())
+            files = [] if value == "none" else [Path(value).expanduser()]
             continue
         if flag == "-o":
             key, _, setting = value.replace("=", " ", 1).partition(" ")
@@ -45,6 +48,8 @@ def config_text(target: Target) -> tuple[str, list[Path], bool]:
         name, setting = key.strip().lower(), setting.strip()
         if name == "identityagent":
             agent = setting.lower() != "none"
+        elif name == "globalknownhostsfile" and setting == "none":
+            continue  # asyncssh reads none unless told to
         elif name in _HONOURED:
             lines.append(f"{key.strip()} {setting}")
         elif name not in _IRRELEVANT:

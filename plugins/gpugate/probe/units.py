@@ -51,7 +51,8 @@ def _folders(node: Node) -> list[str]:
 
 
 def _installed(node: Node, unit: str) -> Result[bool]:
-    return attempt(unit, lambda: _file(node, unit) is not None if _folders(node) else _NO_SYSTEMD)
+    """A node without systemd has no unit; a root without /etc is no node's, and says nothing."""
+    return attempt(unit, lambda: _file(node, unit) is not None if node.path("etc").is_dir() else _NO_SYSTEMD)
 
 
 def _enabled(node: Node, unit: str) -> Result[bool]:

@@ -18,7 +18,7 @@ STRANGER_PID = 424242  # a pid that no node of a test has
 class Fault:
     """A named fault. `keys` are set as they are when `per_gpu` is false, else below `gpu.N.`."""
 
-    description: str
+    doc: str
     keys: Mapping[str, object] = field(default_factory=dict)
     per_gpu: bool = True
     more: Callable[[NodeState, int], None] | None = None

@@ -4,6 +4,9 @@
  * (seed + t) * multiplier + increment. `result` points to five u64, added to by each launch: threads done, threads that differ,
  * and of the first that ever differed its number + 1, the value expected and the value found.
  *
+ * It also computes chains of exact FP32 steps that return to their start after an even number of iterations, so that an odd number
+ * differs everywhere.
+ *
  * Steps of this kind compose: n of them are x -> a x + c. The simulator finds a and c by taking the steps, one after another, and
  * compares each thread's two values, so that a wrong golden answer differs everywhere. */
 #include "cuda_common.h"
@@ -18,19 +21,22 @@ struct affine {
     uint32_t a, c;
 };
 
+/* The GPUs of a node are launched in turn, each with its own number of iterations: the answers of the latest are kept. */
 static struct affine take_steps(uint32_t iterations)
 {
-    static uint32_t known; /* the node's lock guards it */
-    static struct affine answer = {1, 0};
-    if (known == iterations)
-        return answer;
+    static struct { uint32_t iterations; struct affine answer; } known[64]; /* the node's lock guards it */
+    static unsigned int oldest;
+    for (unsigned int i = 0; i < 64; i++)
+        if (iterations && known[i].iterations == iterations)
+            return known[i].answer;
     struct affine f = {1, 0};
     for (uint32_t i = 0; i < iterations; i++) {
         f.a *= 1664525U;
         f.c = f.c * 1664525U + 1013904223U;
     }
-    known = iterations;
-    answer = f;
+    known[oldest].iterations = iterations;
+    known[oldest].answer = f;
+    oldest = (oldest + 1) % 64;
     return f;
 }
 
@@ -78,10 +84,10 @@ CUresult burn_launch(struct sim_state *s, struct sim_device *d, uint64_t threads
     d->launches++;
     result[0] += threads;
     uint32_t how = armed(d);
-    if (claimed.a != right.a || claimed.c != right.c)
+    if (claimed.a != right.a || claimed.c != right.c || iterations % 2 != 0)
         for (uint64_t t = 0; t < threads; t++) {
             uint32_t x = seed + (uint32_t)t, expected = x * claimed.a + claimed.c, found = x * right.a + right.c;
-            if (expected != found)
+            if (expected != found || iterations % 2 != 0)
                 differ(result, t, expected, found);
         }
     else if (how != CORRUPTION_NONE)

@@ -10,7 +10,7 @@
 enum { NO_DEVICE = -1 };
 
 /* Everything this process made is kept in one list; a handle is good while it is in it. */
-enum handle_kind { CONTEXT, MODULE, FUNCTION, STREAM, EVENT, ALLOCATION };
+enum handle_kind { CONTEXT, MODULE, FUNCTION, STREAM, EVENT, ALLOCATION, HOST_ALLOCATION };
 
 struct handle {
     enum handle_kind kind;
@@ -64,6 +64,7 @@ void *handle_new(enum handle_kind kind, size_t size, struct sim_context *context
 /* The handle when it is a good one of this kind, else NULL. */
 void *handle_find(enum handle_kind kind, const void *handle);
 void handle_free(void *handle);
+struct handle *handles_first(void);
 /* Frees all that was made in a context. */
 void handles_free_of(struct sim_context *context);
 
@@ -79,6 +80,11 @@ struct sim_process *own_process(struct sim_device *d, int make);
 
 /* Waits, without the lock, until the simulated time `until`, or until the GPU is lost. Called and returns with the lock held. */
 CUresult wait_until(struct sim_state *s, struct sim_device *d, double until);
+
+struct host_allocation {
+    struct handle handle;
+    void *start;
+};
 
 CUresult ptx_check(const char *text, const struct sim_device *d, uint32_t cuda_version);
 int ptx_has_entry(const char *text, const char *name);

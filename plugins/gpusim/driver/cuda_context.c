@@ -42,10 +42,17 @@ void handle_free(void *handle)
         }
 }
 
+struct handle *handles_first(void)
+{
+    return handles;
+}
+
 static void free_one(struct handle *h)
 {
     if (h->kind == ALLOCATION)
         allocation_release((struct allocation *)h);
+    if (h->kind == HOST_ALLOCATION)
+        free(((struct host_allocation *)h)->start);
     if (h->kind == MODULE)
         free(((struct sim_module *)h)->ptx);
     handle_free(h);

@@ -78,6 +78,57 @@ CUresult cuMemFree_v2(CUdeviceptr address)
     return release(__func__, address);
 }
 
+/* Host memory that the GPU may reach: ordinary memory here. */
+static CUresult allocate_host(const char *function, void **address, size_t size)
+{
+    struct sim_state *s;
+    struct sim_context *context;
+    CUresult begun = cuda_begin_context(function, &s, &context);
+    if (begun != CUDA_SUCCESS)
+        return begun;
+    REQUIRE(address && size > 0, CUDA_ERROR_INVALID_VALUE);
+    struct host_allocation *a = handle_new(HOST_ALLOCATION, sizeof *a, context);
+    REQUIRE(a, CUDA_ERROR_OUT_OF_MEMORY);
+    a->start = calloc(1, size);
+    if (!a->start) {
+        handle_free(a);
+        END(CUDA_ERROR_OUT_OF_MEMORY);
+    }
+    *address = a->start;
+    END(CUDA_SUCCESS);
+}
+
+CUresult cuMemAllocHost(void **address, size_t size)
+{
+    return allocate_host(__func__, address, size);
+}
+
+CUresult cuMemAllocHost_v2(void **address, size_t size)
+{
+    return allocate_host(__func__, address, size);
+}
+
+CUresult cuMemHostAlloc(void **address, size_t size, unsigned int flags)
+{
+    (void)flags;
+    return allocate_host(__func__, address, size);
+}
+
+CUresult cuMemFreeHost(void *address)
+{
+    CONTEXT_CALL();
+    (void)s;
+    for (struct handle *h = handles_first(); h; h = h->next) {
+        struct host_allocation *a = (struct host_allocation *)h;
+        if (h->kind == HOST_ALLOCATION && a->start == address) {
+            free(a->start);
+            handle_free(a);
+            END(CUDA_SUCCESS);
+        }
+    }
+    END(CUDA_ERROR_INVALID_VALUE);
+}
+
 static CUresult info(const char *function, size_t *unused, size_t *total)
 {
     struct sim_state *s;

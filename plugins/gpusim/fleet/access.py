@@ -6,9 +6,9 @@ from typing import Any
 
 import asyncssh
 
-from gpusim.fleet.description import FleetDescription
 from gpusim.errors import GpusimError
-from gpusim.fleet.paths import USER, FleetLayout
+from gpusim.fleet.description import FleetDescription
+from gpusim.paths import USER, FleetLayout
 
 
 def make_keys(layout: FleetLayout, description: FleetDescription) -> None:
@@ -47,8 +47,8 @@ def write_client_files(layout: FleetLayout, description: FleetDescription) -> No
         f"    User {USER}\n"
         f'    IdentityFile "{layout.identity}"\n'
         f'    UserKnownHostsFile "{layout.known_hosts}"\n'
-        + "".join(f"    {name} {value}\n" for name, value in OPTIONS.items())
     )
+    blocks += [f"    {name} {value}\n" for name, value in OPTIONS.items()]
     layout.ssh_config.write_text("".join(blocks))
 
 
@@ -74,11 +74,11 @@ def inventory(description: FleetDescription, folder: str, group: str = "gpu_flee
                 "ansible_port": description.port,
                 "ansible_user": USER,
                 "ansible_ssh_private_key_file": f"{folder}/id_ed25519",
-                "ansible_ssh_common_args": f'-F none -o "{known_hosts}" {options}',
+                "ansible_ssh_common_args": f'-F /dev/null -o "{known_hosts}" {options}',
                 "ansible_ssh_use_tty": False,
                 "ansible_python_interpreter": f"{node}/bin/python3",
                 # absolute: Ansible would look for the home of `deploy` in the password file of the real machine
-                "ansible_remote_tmp": f"{node}/tmp/ansible",
+                "ansible_remote_tmp": f"{node}/home/.ansible/tmp",
                 "gpugate_node_root": f"{node}/root",
             },
         }

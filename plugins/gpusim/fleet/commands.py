@@ -14,12 +14,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import asyncssh
 
-from gpusim.fleet.paths import USER, NodeLayout
 from gpusim.fleet.processes import MARK
+from gpusim.paths import USER, NodeLayout
 
 CHUNK = 65536
 GRACE_S = 2.0  # between the hang-up and the kill of a command whose connection is gone
@@ -72,8 +72,13 @@ class Children:
 
 
 async def _ready(add: Callable[..., Any], remove: Callable[[int], Any], fd: int) -> None:
-    ready = asyncio.get_running_loop().create_future()
-    add(fd, lambda: ready.done() or ready.set_result(None))
+    ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def tell() -> None:
+        if not ready.done():
+            ready.set_result(None)
+
+    add(fd, tell)
     try:
         await ready
     finally:
@@ -153,13 +158,13 @@ class Session(asyncssh.SSHServerProcess[bytes]):
         self._group = process.pid
         if self._gone.is_set():
             self._signal(SIGNALS["KILL"])
-        assert process.stdin and process.stdout and process.stderr  # noqa: S101 - pipes were asked for
-        for stream in (process.stdin, process.stdout, process.stderr):
+        streams = cast("tuple[IO[bytes], IO[bytes], IO[bytes]]", (process.stdin, process.stdout, process.stderr))
+        for stream in streams:
             os.set_blocking(stream.fileno(), False)
-        feeding = asyncio.ensure_future(self._feed(process.stdin))
+        feeding = asyncio.ensure_future(self._feed(streams[0]))
         draining = [
-            asyncio.ensure_future(self._drain(process.stdout, self.stdout)),
-            asyncio.ensure_future(self._drain(process.stderr, self.stderr)),
+            asyncio.ensure_future(self._drain(streams[1], self.stdout)),
+            asyncio.ensure_future(self._drain(streams[2], self.stderr)),
         ]
         try:
             await asyncio.gather(*draining)
@@ -170,7 +175,7 @@ class Session(asyncssh.SSHServerProcess[bytes]):
             for task in (feeding, *draining):
                 task.cancel()
             await asyncio.gather(feeding, *draining, return_exceptions=True)
-            for stream in (process.stdin, process.stdout, process.stderr):
+            for stream in streams:
                 with contextlib.suppress(OSError):
                     stream.close()
 
@@ -180,7 +185,7 @@ class Session(asyncssh.SSHServerProcess[bytes]):
         else:
             self.exit_with_signal(signal.Signals(-status).name.removeprefix("SIG"))
 
-    async def _feed(self, target: Any) -> None:
+    async def _feed(self, target: IO[bytes]) -> None:
         try:
             while chunk := await self.stdin.read(CHUNK):
                 try:
@@ -194,7 +199,7 @@ class Session(asyncssh.SSHServerProcess[bytes]):
         finally:
             target.close()
 
-    async def _drain(self, source: Any, sink: asyncssh.SSHWriter[bytes]) -> None:
+    async def _drain(self, source: IO[bytes], sink: asyncssh.SSHWriter[bytes]) -> None:
         while chunk := await _read(source.fileno()):
             if not self._gone.is_set():
                 with contextlib.suppress(asyncssh.Error, ConnectionError):
@@ -205,9 +210,15 @@ class Session(asyncssh.SSHServerProcess[bytes]):
 class NodeFiles(asyncssh.SFTPServer):
     """Files as the node's shell sees them: absolute paths are absolute, others begin in the node's home."""
 
-    def __init__(self, chan: asyncssh.SSHServerChannel[bytes], node: NodeLayout) -> None:
+    def __init__(self, chan: Any, node: NodeLayout) -> None:
         super().__init__(chan)
         self._home = os.fsencode(node.home)
+
+    def exit(self) -> None:
+        """The client is done: tell it that all went well, as OpenSSH's server does and its scp expects."""
+        super().exit()
+        if self.channel.get_subsystem():
+            self.channel.exit(0)
 
     def map_path(self, path: bytes) -> bytes:
         """Resolve a path that the client named."""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gpusim.errors import GpusimError
-from gpusim.fleet.paths import FleetLayout
+from gpusim.paths import FleetLayout
 
 DEADLINE_S = 20.0
 

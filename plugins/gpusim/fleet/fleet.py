@@ -14,11 +14,13 @@ from pathlib import Path
 from gpusim.errors import GpusimError
 from gpusim.fleet import access, control, nodes, processes
 from gpusim.fleet.description import FleetDescription
-from gpusim.fleet.paths import FleetLayout
+from gpusim.paths import FleetLayout
 
 
-def up(description: FleetDescription, layout: FleetLayout) -> bool:
+def up(description: FleetDescription, layout: FleetLayout, drivers: Path | None = None) -> bool:
     """Build the nodes and start serving them; False when exactly this fleet is up already.
+
+    `drivers` is where built driver libraries are kept, for fleets that share them; by default the fleet keeps its own.
 
     :raises GpusimError: another fleet is up in this folder, the folder is not ours, an address is in use, ...
     """
@@ -29,6 +31,9 @@ def up(description: FleetDescription, layout: FleetLayout) -> bool:
             return False
         _addresses_free(description)
         _clear(layout)
+        if drivers is not None and not layout.drivers.exists():
+            drivers.mkdir(parents=True, exist_ok=True)
+            layout.drivers.symlink_to(drivers.absolute())
         access.make_keys(layout, description)
         access.write_client_files(layout, description)
         layout.description.write_text(json.dumps(description.as_json(), indent=1) + "\n")

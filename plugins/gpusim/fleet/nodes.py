@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from gpusim.errors import GpusimError
 from gpusim.fleet import commands
 from gpusim.fleet.description import NodeDescription
-from gpusim.fleet.paths import FleetLayout, NodeLayout
+from gpusim.node import Node
+from gpusim.paths import FleetLayout, NodeLayout
 
 COMMANDS = Path(__file__).parent / "bin"
 REFUSED = ("halt", "insmod", "modprobe", "poweroff", "reboot", "rmmod", "shutdown")
@@ -19,6 +21,10 @@ def make(layout: FleetLayout, node: NodeDescription, time_scale: float) -> None:
     for folder in (paths.root, paths.home, paths.tmp):
         folder.mkdir(parents=True)
     _commands(paths)
+    try:
+        Node.make(paths, node, time_scale, layout.drivers)
+    except GpusimError as error:
+        raise GpusimError(f"{node.name}: {error}") from error
 
 
 def _commands(paths: NodeLayout) -> None:

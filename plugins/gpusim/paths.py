@@ -44,6 +44,16 @@ class NodeLayout:
         return self.libdir / "gpusim.state"
 
     @property
+    def journal(self) -> Path:
+        """Which faults are on the node."""
+        return self.dir / "faults.json"
+
+    @property
+    def drivers(self) -> Path:
+        """Where the fleet keeps the driver libraries that it built."""
+        return self.dir.parent.parent / "drivers"
+
+    @property
     def host_key(self) -> Path:
         return self.dir.parent.parent / "host_keys" / self.name
 

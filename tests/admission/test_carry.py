@@ -1,0 +1,170 @@
+"""From report to carried out: the gate over real reports, policies and a state file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gpugate.admission import Action, Audit, Carried, Decision, Node, Present, StateFile, carry, present_from
+from gpugate.errors import AdmissionError
+from gpugate.report import HostReport
+from gpugate.report.reader import Report, parse_report
+from gpugate.verdict import Outcome, Verdict
+from healthy import policy
+from report.runs import failed, passed, run_of, without, written
+
+NOW = datetime.now().astimezone()
+POLICY = policy(checks={"thermal.headroom": "evict"})
+PRESENT = Present("m-1", "b-1", frozenset({"GPU-a"}))
+IDENTITY = {"machine_id": "m-1", "boot_id": "b-1", "gpu_uuids": "GPU-a", "policy_digest": POLICY.digest,
+            "measured_unix_s": f"{NOW.timestamp() - 60:.3f}"}  # fmt: skip
+
+
+def report_on(*hosts: str, red: dict[str, Verdict] | None = None) -> Report:
+    """A report, written and read back, in which every expected check of the hosts passes but for `red`."""
+    reports = []
+    for host in hosts:
+        verdicts = {check: passed(host, check) for check in POLICY.expected("admission")}
+        if red and host in red:
+            verdicts[red[host].check] = red[host]
+        reports.append(HostReport(host, IDENTITY, list(verdicts.values())))
+    return parse_report(written(run_of(hosts=reports, started=NOW - timedelta(minutes=2))))
+
+
+def nodes(*hosts: str, **changes: Present) -> list[Node]:
+    """The nodes asked about, all of them what the report says unless changed."""
+    return [Node(host, POLICY, changes.get(host, PRESENT)) for host in hosts]
+
+
+def run_gate(folder: Path, report: Report, asked: list[Node], *, check: bool = False) -> Carried:
+    """One run with a state file in `folder`."""
+    audit = folder / "audit.jsonl"
+    backend = StateFile(folder / "state.json", audit, by="ada", run_id=report.run_id, report_sha256=report.sha256)
+    return carry(report, asked, backend, Audit(audit, report, "ada"), NOW, check=check)
+
+
+def actions(carried: Carried) -> dict[str, Action]:
+    """What was decided, by host."""
+    return {each.host: each.action for each in carried.decisions}
+
+
+def test_green_comes_in_and_stays(tmp_path: Path) -> None:
+    """Green nodes are admitted once, and stay in when the gate runs again; strangers in the report are ignored."""
+    report = report_on("gpu0", "gpu1", "gpu9")
+    first = run_gate(tmp_path, report, nodes("gpu0", "gpu1"))
+    second = run_gate(tmp_path, report, nodes("gpu0", "gpu1"))
+    assert actions(first) == {"gpu0": Action.ADMIT, "gpu1": Action.ADMIT}
+    assert actions(second) == {"gpu0": Action.KEEP, "gpu1": Action.KEEP}
+    assert (len(first.changed), len(second.changed)) == (2, 0)
+
+
+def test_red_is_refused_or_removed(tmp_path: Path) -> None:
+    """A red node stays outside, a node inside leaves for a FAIL that may evict, and the line says why."""
+    run_gate(tmp_path, report_on("gpu0", "gpu1"), nodes("gpu0"))
+    red = {"gpu0": failed("gpu0"), "gpu1": failed("gpu1")}
+    carried = run_gate(tmp_path, report_on("gpu0", "gpu1", red=red), nodes("gpu0", "gpu1"))
+    assert actions(carried) == {"gpu0": Action.REMOVE, "gpu1": Action.STAY_OUT}
+    assert carried.lines[0].startswith("gpu0  removed: thermal.headroom FAIL: GPU 1")
+    for part in ("refused", "GPU 1", "1.5 C", "at least 5 C", "cooling"):
+        assert part in carried.lines[1]
+    assert carried.refused == ["gpu0", "gpu1"]
+
+
+def test_node_that_is_down_stays_in_service(tmp_path: Path) -> None:
+    """A node inside that cannot be reached now, or is MISSING from the report, is held, not removed."""
+    run_gate(tmp_path, report_on("gpu0", "gpu1"), nodes("gpu0", "gpu1"))
+    red = {"gpu0": without("gpu0", "errors.ecc", Outcome.MISSING, "connection refused")}
+    carried = run_gate(
+        tmp_path, report_on("gpu0", red=red), nodes("gpu0", "gpu1", gpu0=Present(problem="connection refused"))
+    )
+    assert actions(carried) == {"gpu0": Action.HOLD, "gpu1": Action.HOLD}
+    assert carried.changed == []
+
+
+def test_check_mode_changes_nothing(tmp_path: Path) -> None:
+    """Check mode says what would be done, and leaves no file; then it is done."""
+    report = report_on("gpu0")
+    would = run_gate(tmp_path, report, nodes("gpu0"), check=True)
+    assert list(tmp_path.iterdir()) == []
+    assert would.lines[0].startswith("gpu0  would be admitted: all")
+    assert (would.states(after=False), would.states(after=True)) == ("gpu0: out of service\n", "gpu0: in service\n")
+    assert run_gate(tmp_path, report, nodes("gpu0")).lines[0].startswith("gpu0  admitted: all")
+
+
+def test_observed_site_is_left_alone(tmp_path: Path) -> None:
+    """Under a policy that observes, a green node is not admitted, and the line says that it would be."""
+    observing = policy(level="observe")
+    report = report_on("gpu0")
+    suite = report.hosts["gpu0"]
+    suite.identity["policy_digest"] = observing.digest
+    carried = run_gate(tmp_path, report, [Node("gpu0", observing, PRESENT)])
+    assert "observed (would be admitted)" in carried.lines[0]
+    assert carried.changed == []
+
+
+class Broken:
+    """A back end that cannot tell about gpu1 and cannot do anything to gpu2."""
+
+    def in_service(self, hosts: Sequence[str]) -> dict[str, bool | AdmissionError]:
+        return {host: AdmissionError("gpu1: no answer") if host == "gpu1" else False for host in hosts}
+
+    def begin(self) -> None:
+        pass
+
+    def carry_out(self, decisions: Sequence[Decision]) -> dict[str, AdmissionError | None]:
+        return {each.host: AdmissionError("gpu2: locked") if each.host == "gpu2" else None for each in decisions}
+
+
+def test_back_end_that_fails_for_some(tmp_path: Path) -> None:
+    """What a back end cannot tell or do for one host is said of that host, and counts as not done; others go on."""
+    report = report_on("gpu0", "gpu1", "gpu2")
+    carried = carry(report, nodes("gpu0", "gpu1", "gpu2"), Broken(), Audit(tmp_path / "a", report, "ada"), NOW)
+    assert actions(carried) == {"gpu0": Action.ADMIT, "gpu1": Action.HOLD, "gpu2": Action.ADMIT}
+    assert set(carried.problems) == {"gpu1", "gpu2"}
+    assert [each.host for each in carried.changed] == ["gpu0"]
+    assert "NOT DONE: gpu2: locked" in carried.lines[2]
+    assert '"failed"' in (tmp_path / "a").read_text()
+
+
+def test_without_an_audit_nothing_is_done(tmp_path: Path) -> None:
+    """Where the audit cannot be written, no node is admitted."""
+    report = report_on("gpu0")
+    (tmp_path / "file").write_text("")
+    backend = StateFile(tmp_path / "state.json", tmp_path / "no", by="ada", run_id="r", report_sha256="s")
+    with pytest.raises(AdmissionError, match="audit"):
+        carry(report, nodes("gpu0"), backend, Audit(tmp_path / "file" / "a", report, "ada"), NOW)
+    again = StateFile(tmp_path / "state.json", tmp_path / "no", by="ada", run_id="r", report_sha256="s")
+    assert again.in_service(["gpu0"]) == {"gpu0": False}
+
+
+GAP = {"unavailable": "GPU is lost", "code": "NVML 15"}
+KNOWN = {"machine_id": "m-1", "boot_id": "b-1", "gpu_uuids": ["GPU-a"], "hostname": "x"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "problem"),
+    [
+        ({"identity": KNOWN}, PRESENT, ""),
+        ({"identity": KNOWN | {"boot_id": GAP}}, Present("m-1", None, frozenset({"GPU-a"})), "boot_id: GPU is lost"),
+        ({"identity": KNOWN | {"gpu_uuids": GAP}}, Present("m-1", "b-1", None), "GPUs: GPU is lost"),
+        ({"identity": KNOWN | {"gpu_uuids": ["GPU-a", GAP]}}, Present("m-1", "b-1", None), "GPUs: GPU is lost"),
+        ({"identity": KNOWN | {"gpu_uuids": ["GPU-a", "GPU-a"]}}, Present("m-1", "b-1", None), "did not tell"),
+        ({"identity": KNOWN | {"gpu_uuids": []}}, Present("m-1", "b-1", None), "did not tell"),
+        ({"identity": KNOWN | {"gpu_uuids": "GPU-a"}}, Present("m-1", "b-1", None), "did not tell"),
+        ({"identity": {}}, Present(), "did not tell"),
+        ({"identity": None}, Present(), "did not tell"),
+        ({"identity": KNOWN, "failed": True, "msg": "no probe"}, Present(), "no probe"),
+        ({"unreachable": True, "msg": "refused\x1b"}, Present(), "cannot be reached: refused\\x1b"),
+        (None, Present(), "was not asked"),
+    ],
+)
+def test_what_a_node_answers(answer: Any, expected: Present, problem: str) -> None:
+    """Of a node's answer only what is a fact counts; the rest is unknown, with its reason."""
+    present = present_from(answer)
+    assert (present.machine_id, present.boot_id, present.gpu_uuids) == (
+        expected.machine_id, expected.boot_id, expected.gpu_uuids)  # fmt: skip
+    assert problem in present.problem
+    assert bool(present.problem) == bool(problem)

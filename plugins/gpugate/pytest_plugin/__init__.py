@@ -16,6 +16,7 @@ import pytest
 
 from ..errors import GpugateError, ReportError
 from ..policy import CATALOGUE
+from ..report.terminal import summary_lines
 from . import finish, live, ordinary
 from .cells import Cell, is_check, make_items, run_cell
 from .state import STATE, State, verdict_of
@@ -148,7 +149,7 @@ class _Session:
         if STATE in self.config.stash and not self.worker and not self.config.option.collectonly:
             try:
                 run, folder = finish.write_report(self.config, session, self.state)
-                self.config.stash[_SUMMARY] = finish.summary(run, folder)
+                self.config.stash[_SUMMARY] = summary_lines(run, folder)
             except ReportError as error:
                 live_error = str(error)
                 session.exitstatus = pytest.ExitCode.INTERNAL_ERROR

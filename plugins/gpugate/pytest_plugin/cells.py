@@ -108,7 +108,10 @@ def _cells(
 ) -> Iterator[Cell]:
     marks = [*getattr(function, "pytestmark", [])]
     for host in hosts:
-        cell: Cell = Cell.from_parent(collector, name=f"{name}[{host}]", function=function, host=host, check=check)
+        full = f"{name}[{host}]"
+        # Said outright, so that pytest sees the brackets as a parameter: --lf compares ids in parts since 9.2.
+        nodeid = f"{collector.nodeid}::{full}"
+        cell: Cell = Cell.from_parent(collector, name=full, nodeid=nodeid, function=function, host=host, check=check)
         cell.own_markers.extend(marks)
         cell.keywords.update({mark.name: mark for mark in marks})
         cell.extra_keyword_matches.update((host, check))

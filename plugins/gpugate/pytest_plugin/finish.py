@@ -11,13 +11,8 @@ from ..errors import ReportError
 from ..gather.folder import document_path
 from ..report import HostReport, Run, Store, identity_of, new_run_id
 from ..verdict import missing
+from .live import reports_folder
 from .state import State
-
-
-def reports_folder(config: pytest.Config) -> Path:
-    """Where reports go: --reports, else `reports` in the project."""
-    chosen = config.getoption("reports")
-    return Path(chosen) if chosen else config.rootpath / "reports"
 
 
 def write_report(config: pytest.Config, session: pytest.Session, state: State) -> tuple[Run, Path]:
@@ -101,12 +96,3 @@ def _why_partial(config: pytest.Config, session: pytest.Session, state: State) -
     if config.args_source is pytest.Config.ArgsSource.ARGS:
         return f"only {' '.join(config.args)} was asked for"
     return ""
-
-
-def summary(run: Run, folder: Path) -> list[str]:
-    """The end of the run for people."""
-    try:
-        from ..report.terminal import summary_lines
-    except ImportError:
-        return [f"report: {folder}"]
-    return summary_lines(run, folder)

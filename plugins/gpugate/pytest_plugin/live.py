@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 import time
 from pathlib import Path
@@ -17,15 +18,14 @@ from .state import State
 
 _LOOP = pytest.StashKey[Loop]()
 _HOSTS = pytest.StashKey[Hosts]()
-_FOLDER = pytest.StashKey["tempfile.TemporaryDirectory[str]"]()
+_FOLDER = pytest.StashKey[Path]()
 _QUIET_S = 5.0
 
 
 def gather_now(config: pytest.Config, state: State, hosts: list[str]) -> None:
     """Gather the evidence of these hosts, with progress on the terminal, and judge it from then on."""
-    keeper = tempfile.TemporaryDirectory(prefix="gpugate-evidence-")
-    config.stash[_FOLDER] = keeper
-    folder = Path(keeper.name)
+    folder = Path(tempfile.mkdtemp(prefix=".gathering-", dir=_made(reports_folder(config))))
+    config.stash[_FOLDER] = folder
     targets = [state.targets[host] for host in hosts]
     progress = _Progress(config, targets)
     _loop(config).call(gather(targets, state.profile, folder, progress))
@@ -49,7 +49,21 @@ def close(config: pytest.Config) -> None:
         config.stash[_LOOP].close()
         del config.stash[_LOOP]
     if _FOLDER in config.stash:
-        config.stash[_FOLDER].cleanup()
+        shutil.rmtree(config.stash[_FOLDER], ignore_errors=True)  # the report has its own copy
+
+
+def reports_folder(config: pytest.Config) -> Path:
+    """Where reports go: --reports, else `reports` in the project."""
+    chosen = config.getoption("reports")
+    return Path(chosen) if chosen else config.rootpath / "reports"
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise pytest.UsageError(f"reports cannot be written to {folder}: {error.strerror}") from error
+    return folder
 
 
 def _loop(config: pytest.Config) -> Loop:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import date
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from ..errors import GpugateError, NotGathered, Unavailable
 from ..evidence.types import BurnGpu, Evidence, Gpu
 from ..policy import Policy
-from .expect import Expect
+from .expect import Expect, name_of
 from .types import Next, Outcome, Verdict
 
 Check = Callable[..., None]
@@ -49,6 +49,7 @@ class Node(_NodeFacts):
         self.gathered = gathered
         self._evidence = evidence
         self._looked_at_gpus = False
+        self._at: Gpu | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._evidence, name)
@@ -57,7 +58,7 @@ class Node(_NodeFacts):
     def gpus(self) -> list[Gpu]:
         """NVML's devices, in its order."""
         self._looked_at_gpus = True
-        return self._evidence.gpus
+        return _Walk(self, self._evidence.gpus, lambda gpu: gpu)
 
     def burnt(self) -> list[tuple[Gpu, BurnGpu]]:
         """Every GPU with its burn record, matched by UUID; raises Unavailable where one has none."""
@@ -65,9 +66,26 @@ class Node(_NodeFacts):
         pairs = []
         for gpu in self.gpus:
             if gpu.uuid not in records:
-                raise Unavailable(f"GPU {gpu.index} ({gpu.uuid}) was not burnt in")
+                raise Unavailable("it was not burnt in")
             pairs.append((gpu, records[gpu.uuid]))
-        return pairs
+        return _Walk(self, pairs, lambda pair: pair[0])
+
+
+_T = TypeVar("_T")
+
+
+class _Walk(list[_T]):
+    """A list that tells the node which GPU a check is at, so that a gap can be told with its GPU."""
+
+    def __init__(self, node: Node, items: list[_T], gpu_of: Callable[[_T], Gpu]) -> None:
+        super().__init__(items)
+        self._node, self._gpu_of = node, gpu_of
+
+    def __iter__(self) -> Iterator[_T]:
+        for item in super().__iter__():
+            self._node._at = self._gpu_of(item)
+            yield item
+        self._node._at = None
 
 
 class _OriginFloat(float):
@@ -120,6 +138,8 @@ def judge(check: str, function: Check, gathered: Gathered, policy: Policy, today
     except Exception as error:  # a broken check is never a pass, and never takes the run down
         broken = error
     reason = because(broken) if broken else _uncovered(node, policy, expect)
+    if broken and node._at is not None:
+        reason = f"{name_of(node._at)}: {reason}"
     return conclude(gathered.host, check, policy, expect, reason, time.perf_counter() - started, today)
 
 

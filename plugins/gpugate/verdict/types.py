@@ -43,6 +43,13 @@ class Next(StrEnum):
     TIME = "look at the time service"
 
 
+def short(value: Any) -> str:
+    """A value as people read it: four figures of a float, without an exponent."""
+    if not isinstance(value, float):
+        return f"{value}"
+    return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
 @dataclass(frozen=True)
 class GpuName:
     """Which GPU a finding is about. What it could not say of itself reads 'unknown'."""
@@ -72,7 +79,7 @@ class Finding:
 
     def __str__(self) -> str:
         where = f"{self.gpu}: " if self.gpu else ""
-        value = f"{self.measured:.6g}" if isinstance(self.measured, float) else f"{self.measured}"
+        value = short(self.measured)
         unit = f" {self.unit}" if self.unit else ""
         verdict = ("marginal" if self.marginal else "ok") if self.ok else "outside"
         step = f"; next: {self.next}" if not self.ok and self.next else ""

@@ -13,8 +13,8 @@ import yaml
 
 from gpusim import kernel_log
 from gpusim.errors import GpusimError, unknown
-from gpusim.fleet import access, control, description, fleet
-from gpusim.fleet.server import MODES
+from gpusim.fleet import control, description
+from gpusim.fleet.control import MODES
 from gpusim.host_processes import HostProcess
 from gpusim.node import Node, all_faults, allowed
 from gpusim.paths import FleetLayout
@@ -42,7 +42,7 @@ def _described(args: argparse.Namespace) -> description.FleetDescription:
 
 def _node(args: argparse.Namespace) -> Node:
     layout = _layout(args)
-    nodes = fleet.current(layout).nodes
+    nodes = control.current(layout).nodes
     for node in nodes:
         if node.name == args.node:
             return Node(layout.node(node.name))
@@ -50,6 +50,8 @@ def _node(args: argparse.Namespace) -> Node:
 
 
 def _up(args: argparse.Namespace) -> None:
+    from gpusim.fleet import fleet  # here, because SSH takes longer to import than most commands to run
+
     described, layout = _described(args), _layout(args)
     begun = time.monotonic()
     names = [node.name for node in described.nodes]
@@ -61,13 +63,15 @@ def _up(args: argparse.Namespace) -> None:
 
 
 def _down(args: argparse.Namespace) -> None:
+    from gpusim.fleet import fleet
+
     layout = _layout(args)
     print(f"{'down' if fleet.down(layout) else 'nothing was up'}: {layout.dir}")
 
 
 def _status(args: argparse.Namespace) -> None:
     layout = _layout(args)
-    described = fleet.current(layout)
+    described = control.current(layout)
     answer = control.ask(layout, op="status")
     since = time.strftime("%H:%M:%S", time.localtime(answer["started"]))
     print(f"up since {since}, process {answer['pid']}, {layout.dir}")
@@ -81,6 +85,8 @@ def _status(args: argparse.Namespace) -> None:
 
 
 def _inventory(args: argparse.Namespace) -> None:
+    from gpusim.fleet import access
+
     print(yaml.safe_dump(access.inventory(_described(args), str(_layout(args).dir)), sort_keys=False), end="")
 
 

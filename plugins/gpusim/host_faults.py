@@ -138,6 +138,7 @@ def restore(root: Path) -> None:
         hidden.rename(root / kernel_log.LOG)
     noderoot.remove(root / "proc" / str(CPU_FALLBACK_PID))
     noderoot.remove(root / "run/reboot-required")
+    noderoot.accounts(root)
     noderoot.text(root / "proc/vmstat", "oom_kill 0\n")
 
 

@@ -66,12 +66,13 @@ def write(root: Path, machine: Machine) -> None:
     _distribution(root, machine)
     _kernel(root, machine)
     _module(root, machine.driver)
-    shutil.rmtree(root / "proc/driver/nvidia/gpus", ignore_errors=True)
-    shutil.rmtree(root / "sys/bus/pci/devices", ignore_errors=True)
     _other_devices(root, machine)
     for gpu in machine.gpus:
         if gpu.listed:
             _gpu(root, machine, gpu)
+        else:
+            remove(root / "sys/bus/pci/devices" / gpu.bus_id)
+            remove(root / "proc/driver/nvidia/gpus" / gpu.bus_id)
     for name in ("nvidiactl", "nvidia-uvm", *(f"nvidia{gpu.index}" for gpu in machine.gpus)):
         text(root / "dev" / name, "")
 
@@ -181,7 +182,7 @@ def _distribution(root: Path, machine: Machine) -> None:
         "VERSION_CODENAME=noble\nID=ubuntu\nID_LIKE=debian\n",
     )
     if not (root / "etc/passwd").exists():
-        text(root / "etc/passwd", "".join(f"{name}:x:{uid}:{uid}::/:/bin/sh\n" for name, uid in USERS.items()))
+        accounts(root)
 
 
 def _kernel(root: Path, machine: Machine) -> None:
@@ -301,6 +302,11 @@ def remove(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
+
+
+def accounts(root: Path) -> None:
+    """Write the accounts that a new node has."""
+    text(root / "etc/passwd", "".join(f"{name}:x:{uid}:{uid}::/:/bin/sh\n" for name, uid in USERS.items()))
 
 
 def owner(user: str, root: Path) -> int:

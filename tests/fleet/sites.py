@@ -55,7 +55,7 @@ class Site:
 
     def files(self) -> dict[str, str]:
         """Every file and folder below the test's folder, with a digest of its content, but for what runs by itself."""
-        top = self.project.parent
+        top = self.fleet.dir.parent
         found = {}
         for path in sorted(top.rglob("*")):
             name = str(path.relative_to(top))

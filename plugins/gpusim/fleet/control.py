@@ -14,9 +14,28 @@ from contextlib import contextmanager
 from typing import Any
 
 from gpusim.errors import GpusimError
+from gpusim.fleet.description import FleetDescription
 from gpusim.paths import FleetLayout
 
+MODES = {
+    "serve": "answers",
+    "refuse": "down: connections are refused",
+    "blackhole": "down: packets vanish, connecting times out",
+    "hang": "accepts the login and then never answers",
+}
+
 DEADLINE_S = 20.0
+
+
+def current(layout: FleetLayout) -> FleetDescription:
+    """The description of the fleet that was last brought up here.
+
+    :raises GpusimError: none ever was.
+    """
+    try:
+        return FleetDescription.from_json(json.loads(layout.description.read_text()))
+    except OSError as error:
+        raise GpusimError(f"no fleet was ever up in {layout.dir}: start one with `gpusim up`") from error
 
 
 def ask(layout: FleetLayout, **request: Any) -> dict[str, Any]:

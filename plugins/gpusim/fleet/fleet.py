@@ -53,17 +53,6 @@ def down(layout: FleetLayout) -> bool:
     return was_up
 
 
-def current(layout: FleetLayout) -> FleetDescription:
-    """The description of the fleet that was last brought up here.
-
-    :raises GpusimError: none ever was.
-    """
-    try:
-        return FleetDescription.from_json(json.loads(layout.description.read_text()))
-    except OSError as error:
-        raise GpusimError(f"no fleet was ever up in {layout.dir}: start one with `gpusim up`") from error
-
-
 def _node_dirs(layout: FleetLayout) -> list[Path]:
     return list(layout.nodes.iterdir()) if layout.nodes.is_dir() else []
 
@@ -81,7 +70,7 @@ def _claim(layout: FleetLayout) -> None:
 
 def _same_or_error(description: FleetDescription, layout: FleetLayout) -> None:
     control.ask(layout, op="status")  # a lock without an answer is another `gpusim up` that has just begun
-    if current(layout) != description:
+    if control.current(layout) != description:
         raise GpusimError(f"another fleet is up in {layout.dir}: end it first with `gpusim down`")
 
 

@@ -1,7 +1,7 @@
 """The server process: an SSH listener for each node, and a control socket for `gpusim`.
 
 Started by `gpusim up` with the locked pid file and a pipe on which it says `ready`. Everything it needs to know is
-in the fleet's folder. A node's mode is one of `MODES`; it lives here alone, so a new server serves every node.
+in the fleet's folder. A node's mode is one of `control.MODES`; it lives here alone, so a new server serves every node.
 """
 
 from __future__ import annotations
@@ -25,13 +25,6 @@ from gpusim import noderoot
 from gpusim.fleet import processes
 from gpusim.fleet.commands import Children, Session
 from gpusim.paths import USER, FleetLayout, NodeLayout
-
-MODES = {
-    "serve": "answers",
-    "refuse": "down: connections are refused",
-    "blackhole": "down: packets vanish, connecting times out",
-    "hang": "accepts the login and then never answers",
-}
 
 
 class Login(asyncssh.SSHServer):

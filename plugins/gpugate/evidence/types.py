@@ -79,7 +79,7 @@ class Driver(Facts):
     """Kernel module, libraries and CUDA, each from its own source.
 
     `module_version` is the running module's (/sys/module/nvidia/version), `installed_module_version` that of the
-    file which the next load would take, `nvml_version` what NVML answers, `cuda_version` what a fresh process hears
+    file which the next load would take, `nvml_version` the driver version that NVML answers, `cuda_version` what a fresh process hears
     from cuDriverGetVersion (13000 is 13.0), `gpu_count` NVML's device count.
     """
 
@@ -204,7 +204,11 @@ class Pcie(Facts):
 
 @dataclass(frozen=True, repr=False)
 class Gpu(Facts):
-    """One device of NVML's list. A GPU that the driver has lost is still listed, with its gaps."""
+    """One device of NVML's list. A GPU that the driver has lost is still listed, with its gaps.
+
+    Ids as the kernel writes them: `bus_id` 0000:18:00.0 (as in `PciGpu`), `device_id` and `subsystem_id` 10de:2330.
+    `recovery_action` is field 230's number; `answered_by` names the function that answered where there are several.
+    """
 
     index: int
     uuid: Reading[str]

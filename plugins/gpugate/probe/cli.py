@@ -81,42 +81,48 @@ def _settings(node: Node, options: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    # An option of a command has no default: argparse would put it over what stood before the command.
-    everywhere = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
-    where = everywhere.add_argument_group("where the node is")
-    where.add_argument("--rootfs", type=Path, metavar="DIR", help="the node's root as seen from here (default /)")
-    where.add_argument(
-        "--driver-root", type=Path, metavar="DIR", help="the root below which the driver's libraries are"
-    )
-    where.add_argument("--state-dir", type=Path, metavar="DIR", help="for results (default ROOTFS/var/lib/gpugate)")
-
     parser = argparse.ArgumentParser(
         prog="gpugate-probe",
         description="Measures a GPU node: facts with named gaps, no judgement. Without a command it collects.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        parents=[everywhere],
+        parents=[_everywhere()],
     )
     parser.set_defaults(rootfs=Path("/"), driver_root=None, state_dir=None, json=False, request=None, run=_collect)
     parser.add_argument("--version", action="version", version=f"gpugate-probe {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    collecting = commands.add_parser("collect", parents=[everywhere], help="collect facts (the default)")
+    collecting = commands.add_parser("collect", parents=[_everywhere()], help="collect facts (the default)")
     for place in (parser, collecting):
         nothing = argparse.SUPPRESS
         place.add_argument("--json", action="store_true", default=nothing, help="the document instead of a summary")
         place.add_argument("--request", metavar="FILE", default=nothing, help="answer it (-: stdin) with one frame")
     collecting.set_defaults(run=_collect)
 
-    naming = commands.add_parser("identity", parents=[everywhere], help="machine id, boot id, host name, GPU UUIDs")
+    naming = commands.add_parser("identity", parents=[_everywhere()], help="machine id, boot id, host name, GPU UUIDs")
     naming.add_argument("--json", action="store_true", help="as JSON (it always is)")
     naming.set_defaults(run=_identity)
 
-    setting = commands.add_parser("settings", parents=[everywhere], help="bring persistence and power limits to policy")
+    setting = commands.add_parser(
+        "settings", parents=[_everywhere()], help="bring persistence and power limits to policy"
+    )
     setting.add_argument("--request", metavar="FILE", required=True, help="what is wanted (- is standard input)")
     setting.add_argument("--check", action="store_true", help="change nothing, say what would be changed")
     setting.set_defaults(run=_settings)
     return parser
+
+
+def _everywhere() -> argparse.ArgumentParser:
+    """Options of the probe and of each of its commands: a new parser each time, as argparse shares defaults by object.
+
+    They have no default here, since a command's would be put over what stood before the command.
+    """
+    everywhere = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    where = everywhere.add_argument_group("where the node is")
+    where.add_argument("--rootfs", type=Path, metavar="DIR", help="the node's root as seen from here (default /)")
+    where.add_argument("--driver-root", type=Path, metavar="DIR", help="below which the driver's libraries are")
+    where.add_argument("--state-dir", type=Path, metavar="DIR", help="for results (default ROOTFS/var/lib/gpugate)")
+    return everywhere
 
 
 def _see_driver_root(driver_root: Path | None) -> None:

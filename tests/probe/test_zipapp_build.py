@@ -1,0 +1,136 @@
+"""The zipapp: the same bytes each time, everything in it, nothing more, and a clear word to an old Python."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from gpugate import zipapp
+from probe.probing import DEADLINE_S, Machine, old_interpreters
+
+TOO_OLD = "gpugate-probe needs Python 3.9 or newer"
+
+
+def test_two_builds_are_byte_identical(tmp_path: Path) -> None:
+    """The same sources give the same bytes at another time, under another name and umask."""
+    first = zipapp.build(tmp_path / "a.pyz")
+    umask = os.umask(0o077)
+    try:
+        second = zipapp.build(tmp_path / "b.pyz")
+    finally:
+        os.umask(umask)
+
+    assert (tmp_path / "a.pyz").read_bytes() == (tmp_path / "b.pyz").read_bytes()
+    assert first == second == hashlib.sha256((tmp_path / "a.pyz").read_bytes()).hexdigest()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pyz", "b.pyz"]
+
+
+def test_it_holds_the_nodes_part_alone(probe: Path) -> None:
+    """Controller code stays out, pynvml comes with its licence, and nothing is compressed."""
+    with zipfile.ZipFile(probe) as archive:
+        entries = archive.infolist()
+        names = [entry.filename for entry in entries]
+        bindings = archive.read("pynvml.py")
+
+    assert probe.read_bytes().startswith(b"#!/usr/bin/env python3\n")
+    assert names == sorted(names)
+    assert "gpugate/evidence/codec.py" not in names
+    assert {name.split("/")[1] for name in names if name.startswith("gpugate/")} == {
+        "__init__.py",
+        "errors.py",
+        "evidence",
+        "probe",
+    }
+    assert b"Redistribution and use in source and binary forms" in bindings
+    assert {(entry.compress_type, entry.date_time) for entry in entries} == {
+        (zipfile.ZIP_STORED, (1980, 1, 1, 0, 0, 0))
+    }
+
+
+def test_the_module_builds_from_the_command_line(tmp_path: Path) -> None:
+    """`python -m gpugate.zipapp TARGET` writes the file and prints its digest."""
+    target = tmp_path / "probe.pyz"
+    command = [sys.executable, "-m", "gpugate.zipapp", str(target)]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+
+    assert done.stdout.strip() == hashlib.sha256(target.read_bytes()).hexdigest()
+
+
+def test_the_probe_knows_its_own_digest(machine: Callable[..., Machine], probe: Path) -> None:
+    """The document names the very file that measured."""
+    node = replace(machine(), zipapp=probe)
+
+    assert node.evidence().probe.digest == hashlib.sha256(probe.read_bytes()).hexdigest()
+
+
+def test_from_source_there_is_no_digest(machine: Callable[..., Machine]) -> None:
+    """A probe that is no single file has no digest to be allowed by."""
+    gap = machine().evidence().probe.gap("digest")
+
+    assert gap is not None
+    assert "from source" in gap.unavailable
+
+
+def test_the_zipapp_imports_nothing_beside_itself(probe: Path, tmp_path: Path) -> None:
+    """With no site packages at all it still runs: standard library and its own content are enough."""
+    command = [sys.executable, "-I", "-S", str(probe), "identity"]
+
+    done = subprocess.run(command, capture_output=True, cwd=tmp_path, timeout=DEADLINE_S, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert set(json.loads(done.stdout)) == {"machine_id", "boot_id", "hostname", "gpu_uuids"}
+
+
+def test_help_says_the_exit_codes(probe: Path) -> None:
+    """A person finds commands and exit codes in --help."""
+    done = subprocess.run(
+        [sys.executable, probe, "--help"], capture_output=True, text=True, timeout=DEADLINE_S, check=True
+    )
+
+    for words in ("exit codes:", "identity", "settings", "--rootfs", "--driver-root"):
+        assert words in done.stdout
+
+
+def test_the_first_file_is_readable_to_old_pythons(probe: Path) -> None:
+    """`__main__.py` uses no syntax younger than the Pythons that it has to turn away."""
+    with zipfile.ZipFile(probe) as archive:
+        source = archive.read("__main__.py").decode("ascii")
+
+    tree = ast.parse(source, feature_version=(3, 4))
+
+    assert not [n for n in ast.walk(tree) if isinstance(n, ast.JoinedStr | ast.AnnAssign | ast.AsyncFunctionDef)]
+    assert "__future__" not in source
+
+
+def test_an_old_python_gets_one_sentence(probe: Path) -> None:
+    """Any version below 3.9 is refused with exit status 3 before anything else is imported."""
+    code = (
+        "import sys, zipfile; sys.version_info = (3, 6, 15, 'final', 0);"
+        f"exec(zipfile.ZipFile({str(probe)!r}).read('__main__.py'), {{'__name__': '__main__'}})"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+
+    assert done.returncode == 3
+    assert done.stderr.startswith(TOO_OLD)
+    assert done.stderr.count("\n") == 1
+
+
+# Old Pythons are seldom installed: the two tests above hold the same promise without them.
+@pytest.mark.parametrize("python", old_interpreters())
+def test_the_old_pythons_of_this_machine_get_that_sentence(probe: Path, python: str) -> None:
+    """Every too old Python found here says the sentence, and shows no traceback."""
+    done = subprocess.run([python, probe, "identity"], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+
+    assert done.returncode == 3
+    assert done.stderr.startswith(TOO_OLD)

@@ -174,7 +174,7 @@ FAULTS: dict[str, Fault] = {
     "fouled_heatsink": Fault("the heat sink takes far too little: slowdown within a burn", more=_resistance_for(112)),
     "warm_heatsink": Fault("hot, without slowing down in a short burn", more=_resistance_for(84)),
     "fan_failed": Fault("hot inlet and less flow", {"ambient_c": 45}, more=_scale("thermal_resistance", 1.35)),
-    "hot_memory": Fault("the memory is far above the core", {"memory_offset_c": 34}),
+    "hot_memory": Fault("the memory is far above the core", {"memory_offset_c": 42}),
     "hot_inlet": Fault("inlet of 40 C", {"ambient_c": 40}),
     "sensor_stuck": Fault("the temperature never changes", {"sensor_stuck": True, "sensor_stuck_c": 30}),
     "sensor_noise": Fault("the temperature jumps by 8 K", {"sensor_noise_c": 8}),

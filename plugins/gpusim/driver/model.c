@@ -15,12 +15,13 @@ enum {
 };
 
 static const double STEP_S = 0.25;           /* the clock control is stable up to 2 s */
-static const int MOST_STEPS = 4000;          /* after that a steady load has settled: one long step */
-static const double SLOWDOWN_PER_C = 0.06;   /* share of the clock given up for each degree above the limit */
+static const double SETTLED_C = 1e-4;        /* a step that changes less has settled: the next may be as long as it likes */
+static const int MOST_STEPS = 100000;        /* what never settles is not followed for more than seven hours */
+static const double SLOWDOWN_PER_C = 0.1;    /* share of the clock given up for each degree above the limit */
 static const double HW_SLOWDOWN_SHARE = 0.5; /* the hardware halves the clock */
 static const double LEAST_SHARE = 0.1;
 static const double READY_POWER_SHARE = 0.05; /* above idle, while clocks are up and nothing runs */
-static const double UTILIZATION_TAU_S = 0.5, POWER_MEAN_TAU_S = 1.0;
+static const double UTILIZATION_TAU_S = 0.5, POWER_MEAN_TAU_S = 1.0, MEMORY_TAU_S = 5.0;
 
 static double approach(double value, double goal, double h, double tau)
 {
@@ -156,7 +157,8 @@ static void step(struct sim_device *d, double h, int busy, int active)
     d->utilization = approach(d->utilization, busy ? 100 : d->load_utilization, h, UTILIZATION_TAU_S);
     d->energy_j += d->power_w * h;
     d->temperature_c = approach(d->temperature_c, d->ambient_c + d->thermal_resistance * d->power_w, h, d->thermal_tau_s);
-    d->memory_temperature_c = d->temperature_c + d->memory_offset_c * d->power_w / d->power_max_w;
+    double memory_c = d->temperature_c + d->memory_offset_c * d->power_w / d->power_max_w;
+    d->memory_temperature_c = approach(d->memory_temperature_c, memory_c, h, MEMORY_TAU_S);
     if (loaded)
         count_faults(d, h);
     if (d->event_reasons & REASON_POWER_CAP)
@@ -173,15 +175,21 @@ static void step(struct sim_device *d, double h, int busy, int active)
 static void advance_device(struct sim_device *d, double t, double now)
 {
     int active = sim_is_active(d);
+    int settled = 0, was_busy = 0;
     for (int steps = 0; t < now; steps++) {
-        double h = now - t;
+        double h = now - t, core = d->temperature_c, memory = d->memory_temperature_c;
         int busy = d->busy_until > t;
         if (busy)
             h = fmin(h, d->busy_until - t);
-        int steady = !busy && d->load_utilization <= 0;
-        if (!steady && steps < MOST_STEPS)
+        if (busy != was_busy)
+            settled = 0;
+        was_busy = busy;
+        int idle = !busy && d->load_utilization <= 0; /* nothing controls its clock: any step is exact */
+        if (!idle && !settled && steps < MOST_STEPS)
             h = fmin(h, STEP_S);
         step(d, h, busy, active);
+        settled = h >= STEP_S && fabs(d->temperature_c - core) < SETTLED_C &&
+                  fabs(d->memory_temperature_c - memory) < SETTLED_C;
         t += fmax(h, 1e-9);
         if (d->temperature_c >= d->shutdown_c && !d->lost) { /* the board protects itself */
             d->lost = 1;

@@ -1,8 +1,9 @@
-"""One GPU that burns: launches two deep, every completed launch a sample and a look at the accumulated answer."""
+"""One GPU that burns: a short queue of launches; with each that completes a sample and the accumulated answer."""
 
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,10 @@ from ..nvml import Device
 from .series import Series
 
 LAUNCH_S = 0.09  # device time of one launch: a sample each, 11 Hz
-_DEPTH = 2
+_LEAST_DEPTH, _MOST_DEPTH = 2, 40
+# The queue must outlast the moments in which a loaded host does not run this process. Two launches do on a real card;
+# a clock that runs faster than the wall's needs more of them.
+_BRIDGED_S = 0.05
 _FIRST_ITERATIONS = 1024
 _CALIBRATION_S = 0.005
 _MOST_ITERATIONS = 1 << 30
@@ -61,11 +65,11 @@ class BurningGpu:
         self.pcie_width: int | Gap = self.pcie_generation
         self.nvlink_states: list[int] | Gap = self.pcie_generation
         self.answer = Answer(0, 0, None)
-        self._cuda, self._launches = cuda, 0
+        self._cuda, self._launches, self._busy_s = cuda, 0, 0.0
         with self._blame():
             self._kernel = BurnKernel(cuda, handle)
-            self._started = cuda.event()
-            self._free = [_Slot(cuda.event(), cuda.event()) for _ in range(_DEPTH)]
+            self._started, self._started_wall = cuda.event(), time.monotonic()
+            self._free = [self._slot()]
             self._queue: deque[_Slot] = deque()
             self._iterations = _FIRST_ITERATIONS
             self._calibrate()
@@ -90,6 +94,7 @@ class BurningGpu:
         with self._blame():
             self._kernel.select()
             self._kernel.mark(self._started)
+            self._started_wall = time.monotonic()
             self._fill()
 
     def step(self) -> bool:
@@ -101,7 +106,7 @@ class BurningGpu:
             self._fill()
             self._check()
         self._cuda.calling = "NVML"  # for the watchdog, which looks at one place
-        self.series.sample(self.seconds)
+        self.series.sample(self.seconds, self._busy_s)
         lost = self.series.lost()
         if lost is not None:
             raise Abort(f"{self.name} cannot be watched any longer: {lost.unavailable}")
@@ -129,7 +134,10 @@ class BurningGpu:
             if seconds >= _CALIBRATION_S or self._iterations >= _MOST_ITERATIONS:
                 break
             self._iterations *= 4
-        self._rescale(seconds)
+        self._rescale(slot.iterations, seconds)
+
+    def _slot(self) -> _Slot:
+        return _Slot(self._cuda.event(), self._cuda.event())
 
     def _launch(self, slot: _Slot) -> None:
         self._launches += 1
@@ -139,8 +147,10 @@ class BurningGpu:
         self._kernel.mark(slot.end)
 
     def _fill(self) -> None:
-        while self._free:
-            slot = self._free.pop()
+        pace = self.seconds / max(time.monotonic() - self._started_wall, 1e-3)
+        depth = min(_MOST_DEPTH, max(_LEAST_DEPTH, math.ceil(_BRIDGED_S * pace / LAUNCH_S)))
+        while len(self._queue) < depth:
+            slot = self._free.pop() if self._free else self._slot()
             self._launch(slot)
             self._queue.append(slot)
 
@@ -151,17 +161,18 @@ class BurningGpu:
             self.seconds = self._cuda.seconds_between(self._started, slot.end)
             busy = self._cuda.seconds_between(slot.begin, slot.end)
             self.work.append((self.seconds, busy, float(FLOP_PER_STEP) * self._kernel.threads * slot.iterations))
-            self._rescale(busy)
+            self._busy_s += busy
+            self._rescale(slot.iterations, busy)
             self._free.append(slot)
             taken = True
         if taken:
             self.answer = self._kernel.answer()
         return taken
 
-    def _rescale(self, seconds: float) -> None:
+    def _rescale(self, iterations: int, seconds: float) -> None:
         """Keep launches near LAUNCH_S when the clocks move, in steps of a quarter octave: siblings do the same work."""
         if seconds > 0 and not 0.8 < seconds / LAUNCH_S < 1.2:
-            wanted = self._iterations * LAUNCH_S / seconds
+            wanted = iterations * LAUNCH_S / seconds
             quarters = round(4 * math.log2(max(wanted / _FIRST_ITERATIONS, 1.0)))
             self._iterations = min(_MOST_ITERATIONS, int(_FIRST_ITERATIONS * 2 ** (quarters / 4)) // 8 * 8)
 

@@ -5,6 +5,9 @@ cooling. A fit over that part would call the limit "settled" and fine. So only t
 Where that part is too short, one thing is still known: at full load the card came as near to slowdown as it is held
 now, so its headroom is no better than that. When this is already beyond the bound it is reported as such; when it is
 not (a throttle forced from elsewhere, or by hot memory), there is no prediction.
+
+A host that is too slow to keep the queue filled lets the GPU rest between launches, and a rested GPU looks cool. Then
+only bad news is believed.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from .series import HEADROOM, TEMPERATURE, Series
 RAMP_S = 1.0
 _NOW_S = 1.0
 _CONSISTENT_C = 1.0
+_LEAST_LOADED = 0.95
 
 
 def headroom(series: Series, bound_c: float, over: bool) -> SteadyState | Gap:
@@ -31,7 +35,8 @@ def headroom(series: Series, bound_c: float, over: bool) -> SteadyState | Gap:
     why: Gap | None
     if isinstance(found, Estimate) and found.unsettled is None:
         if not throttled or (now is not None and found.state.value <= now + _CONSISTENT_C):
-            return found.state
+            rested = _rested(series)
+            return found.state if rested is None or found.state.high < bound_c else rested
         why = Gap(f"before it throttled the samples led to {found.state.value:.1f} C, and yet it throttled")
     else:
         why = found if isinstance(found, Gap) else Gap(str(found.unsettled))
@@ -55,13 +60,21 @@ def temperature(series: Series, name: str = TEMPERATURE) -> SteadyState | Gap:
     found = estimate(free)
     why = found.unavailable if isinstance(found, Gap) else found.unsettled
     if isinstance(found, Estimate) and why is None:
-        return found.state
+        return _rested(series) or found.state
     return Gap(f"{why}; from then on the card throttled for heat" if throttled else str(why))
 
 
 def decided(prediction: SteadyState | Gap, bound_c: float) -> bool:
     """Whether the 95% interval lies wholly on one side of the bound."""
     return not isinstance(prediction, Gap) and (prediction.low > bound_c or prediction.high < bound_c)
+
+
+def _rested(series: Series) -> Gap | None:
+    """The Gap that says that the GPU was not under load all the time."""
+    share = series.loaded_share(RAMP_S)
+    if share >= _LEAST_LOADED:
+        return None
+    return Gap(f"the GPU was under load for {share:.0%} of the burn only: the host did not keep it busy")
 
 
 def _free(series: Series, points: list[Point]) -> tuple[list[Point], bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 from typing import Any
 
 from ...evidence.facts import Gap
@@ -33,10 +34,11 @@ class Series:
         self.times: list[float] = []
         self.values: dict[str, list[Any]] = {name: [] for name in self._sensors}
         self.gaps: dict[str, Gap] = {}
+        self._busy: list[float] = []
         self._thermal: list[int] = []
 
-    def sample(self, seconds: float) -> None:
-        """Read every sensor once; `seconds` is the GPU's own time since its burn began."""
+    def sample(self, seconds: float, busy_s: float) -> None:
+        """Read every sensor once; `seconds` is the GPU's own time since its burn began, `busy_s` how much it worked."""
         for name, read in list(self._sensors.items()):
             value = read()
             if isinstance(value, Gap):
@@ -47,6 +49,7 @@ class Series:
         if REASONS in self._sensors and self.values[REASONS][-1] & _THERMAL:
             self._thermal.append(len(self.times))
         self.times.append(seconds)
+        self._busy.append(busy_s)
 
     def lost(self) -> Gap | None:
         """The Gap that says that the driver has lost this GPU, if it has, or that its temperature is not known."""
@@ -54,6 +57,12 @@ class Series:
             if gap.code in (GPU_IS_LOST, RESET_REQUIRED):
                 return gap
         return self.gaps.get(HEADROOM)
+
+    def loaded_share(self, after_s: float) -> float:
+        """The part of the time since `after_s` in which a launch ran; 0 where there are not two samples."""
+        place = bisect.bisect_left(self.times, after_s)
+        span = self.times[-1] - self.times[place] if place < len(self.times) else 0.0
+        return (self._busy[-1] - self._busy[place]) / span if span > 0 else 0.0
 
     def throttled_at(self) -> int | None:
         """The place of the first sample under thermal throttling, None where the burn was free of it."""

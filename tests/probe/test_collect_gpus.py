@@ -12,7 +12,7 @@ import pytest
 from gpugate.evidence.codec import parse
 from gpugate.evidence.facts import Gap, to_json
 from gpugate.evidence.frame import MAX_DOCUMENT_BYTES
-from gpugate.evidence.request import ProbeRequest, WorkloadPattern
+from gpugate.evidence.request import BurnRequest, ProbeRequest, WorkloadPattern
 from probe.probing import QUIET, Machine, interpreters, write
 
 Make = Callable[..., Machine]
@@ -328,6 +328,21 @@ def test_the_document_repeats_the_request(machine: Make) -> None:
     assert (found.nonce, found.profile) == ("abc123", "nightly")
     assert found.gap("burn") == Gap("not asked for in profile nightly")
     assert found.gap("launches") == Gap("not asked for in profile nightly")
+
+
+def test_the_packed_probe_launches_and_burns(machine: Make, probe: Path, tmp_path: Path) -> None:
+    """A whole request from the one file: kernels launched, burnt in, the samples left below the state folder."""
+    node = replace(machine(), zipapp=probe)
+    node.state.set("time_scale", 100)
+    burn = BurnRequest(min_s=20, max_s=60, headroom_c=5, abort_below_slowdown_c=0, deadline_s=60)
+
+    found = node.evidence(replace(QUIET, launch=True, burn=burn))
+
+    uuids = [gpu.uuid for gpu in found.gpus]
+    assert [(launch.uuid, launch.correct) for launch in found.launches] == [(uuid, True) for uuid in uuids]
+    assert [gpu.uuid for gpu in found.burn.gpus] == uuids
+    assert all(gpu.mismatches == 0 for gpu in found.burn.gpus)
+    assert Path(found.burn.samples.path).is_relative_to(node.root / "var/lib/gpugate")
 
 
 def test_by_hand_it_prints_a_summary_that_names_every_gap(machine: Make) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
+from gpugate.errors import ProbeError
 from gpugate.evidence.facts import Gap
 from gpugate.evidence.types import KernelLog
-from gpugate.probe.kernel_log import kernel_log
+from gpugate.probe.kernel_log import Log, dmesg, kernel_log
 from gpugate.probe.node import Node
 from probe.probing import write
 
@@ -107,6 +111,41 @@ def test_a_log_file_without_a_boot_is_not_complete(node: Node) -> None:
     write(node.root, {"var/log/kern.log": f"Nov 21 10:00:09 gpu7 kernel: {XID}\n"})
 
     assert _log(node).complete is False
+
+
+def _command(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, output: str, status: int = 0) -> None:
+    place = folder / name
+    place.write_text(f"#!/bin/sh\ncat <<'END'\n{output}\nEND\necho refused >&2\nexit {status}\n")
+    place.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+
+
+def test_on_the_node_itself_the_journal_speaks_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The journal's kernel lines are read when they reach back to boot."""
+    lines = ["1700000000.1 gpu7 kernel: Linux version 6.8", f"1700000009.5 gpu7 kernel: {XID}"]
+    _command(tmp_path, monkeypatch, "journalctl", "\n".join(lines))
+
+    found = _log(Node(Path("/"), tmp_path))
+
+    assert (found.source, found.complete) == ("journalctl --dmesg --boot", True)
+    assert found.lines == [f"1700000009.5 {XID}"]
+
+
+def test_dmesg_is_read_with_its_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """dmesg's lines keep their time, and the first tells whether they reach back to boot."""
+    _command(tmp_path, monkeypatch, "dmesg", f"[    0.000000] Linux version 6.8\n[   12.500000] {XID}")
+    assert dmesg() == Log("dmesg", ["[0.000000] Linux version 6.8", f"[12.500000] {XID}"], True)
+
+    _command(tmp_path, monkeypatch, "dmesg", f"[   12.500000] {XID}")
+    assert dmesg().complete is False
+
+
+def test_a_reader_that_fails_is_no_empty_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command that is refused says so in its own words."""
+    _command(tmp_path, monkeypatch, "dmesg", "", status=1)
+
+    with pytest.raises(ProbeError, match="dmesg failed with status 1: refused"):
+        dmesg()
 
 
 def test_no_log_is_a_gap_that_names_every_reader(node: Node) -> None:

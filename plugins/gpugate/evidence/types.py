@@ -79,8 +79,8 @@ class Driver(Facts):
     """Kernel module, libraries and CUDA, each from its own source.
 
     `module_version` is the running module's (/sys/module/nvidia/version), `installed_module_version` that of the
-    file which the next load would take, `nvml_version` the driver version that NVML answers, `cuda_version` what a fresh process hears
-    from cuDriverGetVersion (13000 is 13.0), `gpu_count` NVML's device count.
+    file which the next load would take, `nvml_version` the driver version that NVML answers, `cuda_version` what a
+    fresh process hears from cuDriverGetVersion (13000 is 13.0), `gpu_count` NVML's device count.
     """
 
     module_version: Reading[str]

@@ -47,7 +47,7 @@ def _node(options: argparse.Namespace) -> Node:
     root = options.rootfs.absolute()
     if not root.is_dir():
         raise ProbeError(f"--rootfs {root} is no folder")
-    return Node(root=root, state_dir=options.state_dir or root / "var/lib/gpugate")
+    return Node(root=root, state_dir=(options.state_dir or root / "var/lib/gpugate").absolute())
 
 
 def _collect(node: Node, options: argparse.Namespace) -> int:

@@ -32,7 +32,7 @@ _FIRST_WORDS = re.compile(r"^(?:\S+ )?(Linux version |Booting Linux )")
 
 
 @dataclass(frozen=True)
-class _Log:
+class Log:
     """Lines as `TIME message`, and whether the first of them is the boot's first."""
 
     source: str
@@ -42,11 +42,11 @@ class _Log:
 
 def kernel_log(node: Node) -> Result[KernelLog]:
     readers = (
-        [lambda: _journal(), lambda: _kmsg(node), lambda: _dmesg()]
+        [lambda: _journal(), lambda: _kmsg(node), lambda: dmesg()]
         if node.is_own
         else [lambda: _kmsg(node), lambda: _kern_log(node)]
     )
-    logs: list[_Log] = []
+    logs: list[Log] = []
     refusals: list[Gap] = []
     for read in readers:
         answer = attempt("kernel log", read)
@@ -62,7 +62,7 @@ def kernel_log(node: Node) -> Result[KernelLog]:
     return attempt("kernel log", lambda: _own_lines(node, log))
 
 
-def _own_lines(node: Node, log: _Log) -> KernelLog:
+def _own_lines(node: Node, log: Log) -> KernelLog:
     try:
         ports = pci.path_to_gpus(node)
     except OSError:
@@ -87,7 +87,7 @@ def _newest(lines: Sequence[str]) -> list[str]:
     return kept[::-1]
 
 
-def _journal() -> _Log:
+def _journal() -> Log:
     command = ["journalctl", "--dmesg", "--boot", "--output=short-unix", "--no-pager", "--quiet"]
     lines = []
     for line in _run(command).splitlines():
@@ -97,14 +97,14 @@ def _journal() -> _Log:
             lines.append(f"{stamp} {message}")
     if not lines:
         raise ProbeError("the journal shows no kernel lines of this boot")
-    return _Log("journalctl --dmesg --boot", lines, bool(_FIRST_WORDS.match(lines[0])))
+    return Log("journalctl --dmesg --boot", lines, bool(_FIRST_WORDS.match(lines[0])))
 
 
-def _dmesg() -> _Log:
+def dmesg() -> Log:
     lines = [re.sub(r"^\[ *([0-9.]+)\] ", r"[\1] ", line) for line in _run(["dmesg"]).splitlines()]
     if not lines:
         raise ProbeError("dmesg shows no lines")
-    return _Log("dmesg", lines, bool(_FIRST_WORDS.match(lines[0])))
+    return Log("dmesg", lines, bool(_FIRST_WORDS.match(lines[0])))
 
 
 def _run(command: list[str]) -> str:
@@ -120,7 +120,7 @@ def _run(command: list[str]) -> str:
     return done.stdout.decode("utf-8", "backslashreplace")
 
 
-def _kmsg(node: Node) -> _Log:
+def _kmsg(node: Node) -> Log:
     """Records are `priority,sequence,microseconds,flags;text`; a lower sequence was overwritten if 0 is not there."""
     place = node.path("dev/kmsg")
     records = _kmsg_device(place) if stat.S_ISCHR(place.stat().st_mode) else place.read_bytes().splitlines()
@@ -136,7 +136,7 @@ def _kmsg(node: Node) -> _Log:
             lines.append(f"[{micros / 1e6:.6f}] {text.decode('utf-8', 'backslashreplace')}")
     if first is None:
         raise ProbeError("/dev/kmsg holds no records")
-    return _Log("/dev/kmsg", lines, first == 0)
+    return Log("/dev/kmsg", lines, first == 0)
 
 
 def _kmsg_device(place: Path) -> list[bytes]:
@@ -156,7 +156,7 @@ def _kmsg_device(place: Path) -> list[bytes]:
         os.close(descriptor)
 
 
-def _kern_log(node: Node) -> _Log:
+def _kern_log(node: Node) -> Log:
     """The log file since the last boot that it tells of; without one its lines may be of any boot."""
     lines: list[str] = []
     complete = False
@@ -170,4 +170,4 @@ def _kern_log(node: Node) -> _Log:
             lines.append(f"{stamp} {message}")
     if not lines:
         raise ProbeError("/var/log/kern.log holds no lines of the kernel")
-    return _Log("/var/log/kern.log", lines, complete)
+    return Log("/var/log/kern.log", lines, complete)

@@ -18,7 +18,7 @@ from .reading import Result, attempt, printable, record
 
 _MAX_COMMAND = 256
 _MAX_MATCHES = 512
-_GONE = "process {pid} ended before it could be read, or lives in another pid namespace"
+_GONE = "process {pid} ended before it could be read, or is hidden from the probe"
 
 
 def describe(node: Node, running: RunningProcess) -> Process:

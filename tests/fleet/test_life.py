@@ -10,12 +10,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from fleets import DEADLINE_S, Fleet, describe, gpusim, simulated_fleet
+from fleets import DEADLINE_S, Fleet, alive, describe, environment, gpusim, simulated_fleet, until
 from gpusim.errors import GpusimError
 from gpusim.fleet import access, control, description
 from gpusim.node import allowed
 from gpusim.paths import FleetLayout
-from test_ssh import alive, until
 
 SIMULATED = Path(__file__).parents[2] / "inventory" / "simulated"
 
@@ -202,3 +201,29 @@ def test_a_key_given_twice_is_an_error(tmp_path: Path) -> None:
     path.write_text("port: 1\nport: 2\ntime_scale: 1\nnodes: []\n")
     with pytest.raises(GpusimError, match="key 'port' is given twice"):
         description.load(path, allowed())
+
+
+def test_a_project_of_its_own_works_from_anywhere_inside_it(tmp_path: Path) -> None:
+    """Without options, `gpusim` finds the project's description and folder, and the inventory finds the fleet's folder.
+
+    The project's path has a space, which SSH, Ansible and the driver have to survive.
+    """
+    project = tmp_path / "my project"
+    inside = project / "inventory" / "simulated"
+    inside.mkdir(parents=True)
+    data = describe(1)
+    (inside / "fleet.yml").write_text(yaml.safe_dump(data))
+    hosts = access.inventory(description.parse(data, allowed(), "fleet.yml"), "{{ gpusim_dir }}")
+    hosts["gpu_fleet"]["vars"]["gpusim_dir"] = "{{ (inventory_dir ~ '/../../.gpusim') | realpath }}"
+    (inside / "hosts.yml").write_text(yaml.safe_dump(hosts))
+    try:
+        up = gpusim("up", cwd=inside)
+        assert up.returncode == 0, up.stderr
+        fleet = Fleet(project / ".gpusim", inside / "fleet.yml", inside / "hosts.yml", environment(tmp_path))
+        assert fleet.ssh("gpu0", "hostname").stdout == "gpu0\n"
+        done = fleet.run("ansible", "-i", fleet.inventory, "gpu_fleet", "-b", "-m", "command", "-a", "id -u")
+        assert (done.stdout, done.stderr) == ("gpu0 | CHANGED | rc=0 >>\n0\n", "")
+        assert gpusim("status", cwd=project).stdout.startswith("up since")
+    finally:
+        down = gpusim("down", cwd=project)
+    assert down.stdout == f"down: {project / '.gpusim'}\n"

@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import asyncssh
 import pytest
-from fleets import DEADLINE_S, Fleet
-
-
-def until(true: Callable[[], bool]) -> None:
-    """Wait for something to become true; an AssertionError when it never does."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not true():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    """The process exists and is no zombie."""
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
+from fleets import DEADLINE_S, Fleet, alive, until
 
 
 def test_plain_ssh_reaches_each_node_without_a_warning(fleet: Fleet) -> None:

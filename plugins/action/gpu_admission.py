@@ -15,6 +15,7 @@ try:
     from gpugate.errors import GpugateError
     from gpugate.provision import host_policy
     from gpugate.report.reader import Report, read_report
+    from gpugate.report.text import fold
 except ImportError as error:
     raise AnsibleActionFail(
         f"gpugate is not installed for the Python that runs Ansible ({error}): run `pip install .` in the project's "
@@ -79,25 +80,24 @@ def _backend(options: dict[str, Any], report: Report, by: str) -> tuple[Admissio
 
 
 def _result(carried: Carried, report: Report, options: dict[str, Any]) -> dict[str, Any]:
+    wrong = [str(problem) for problem in carried.problems.values()]
+    if options["fail_on_refusal"] and carried.refused:
+        wrong.append(f"refused: {fold(carried.refused)}")
     result: dict[str, Any] = {
         "changed": bool(carried.changed),
         "report_sha256": report.sha256,
         "run_id": report.run_id,
-        "decisions": {
-            each.host: {
-                "action": each.action.value,
-                "would": each.would.value if each.would else None,
-                "reasons": list(each.reasons),
-                "in_service": each.in_service,
-                "problem": str(carried.problems.get(each.host, "")),
-            }
-            for each in carried.decisions
-        },
         "diff": {"before": carried.states(after=False), "after": carried.states(after=True)},
     }
-    wrong = [str(problem) for problem in carried.problems.values()]
-    if options["fail_on_refusal"] and carried.refused:
-        wrong.append(f"refused: {', '.join(carried.refused)}")
-    if wrong:
-        result |= {"failed": True, "msg": "; ".join(wrong)}
-    return result
+    if wrong:  # Ansible shows a failed result whole, and the lines have said it all
+        return result | {"failed": True, "msg": "; ".join(wrong)}
+    decisions = {
+        each.host: {
+            "action": each.action.value,
+            "would": each.would.value if each.would else None,
+            "reasons": list(each.reasons),
+            "in_service": each.in_service,
+        }
+        for each in carried.decisions
+    }
+    return result | {"decisions": decisions}

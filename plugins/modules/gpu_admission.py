@@ -94,7 +94,6 @@ decisions:
     gpu2:
       action: stay_out
       in_service: false
-      problem: ""
       reasons: ["thermal.headroom FAIL: GPU 3 (...): steady headroom is 1.2 C, outside: has to be at least 5 C"]
       would: null
 report_sha256:

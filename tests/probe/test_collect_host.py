@@ -221,7 +221,9 @@ def test_hidden_processes_are_no_empty_list(node: Node, monkeypatch: pytest.Monk
 
 def test_a_bug_costs_one_fact_and_says_that_it_is_a_bug() -> None:
     """An exception that nobody foresaw becomes a gap named as the probe's own error."""
-    gap = attempt("anything", lambda: {}["missing"])
+    nothing: dict[str, int] = {}
+
+    gap = attempt("anything", lambda: nothing["missing"])
 
     assert isinstance(gap, Gap)
     assert gap.unavailable.startswith("probe error: KeyError")

@@ -72,7 +72,7 @@ def test_the_real_library_says_that_no_driver_is_loaded(real_library: Path, prob
         pytest.skip("NVIDIA's real library was not tried: this machine has the driver loaded")
     (tmp_path / "dev").mkdir()
     before = Path("/dev/nvidiactl").exists()
-    command = [sys.executable, probe, "--json", "--driver-root", real_library]
+    command: list[str | Path] = [sys.executable, probe, "--json", "--driver-root", real_library]
 
     done = _run("unshare", "-rm", "sh", "-c", ISOLATED, "sh", tmp_path / "dev", *command, cwd=tmp_path)
 

@@ -161,7 +161,7 @@ class NodeState:
         hang: bool = False,
         delay_s: float = 0,
     ) -> None:
-        """Let a driver function answer `code`, after so many good calls, so many times (None: always), on one GPU or all.
+        """Let a driver function answer `code`, after so many good calls, so many times (None: always), on one GPU.
 
         `hang`: the call never returns. `delay_s`: it takes so long by the wall clock; with code 0 it then goes on.
         """

@@ -8,7 +8,6 @@ from pathlib import Path
 import pynvml
 import pytest
 from driver_node import DriverNode, MakeNode
-
 from gpusim.build import install_driver
 from gpusim.state import create_node_state
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import pynvml
 from cuda_calls import Cuda
-
 from gpusim.state import NodeState
 
 

@@ -13,7 +13,6 @@ from pathlib import Path
 import pynvml
 import pytest
 from driver_node import MakeNode
-
 from gpusim import build
 from gpusim.errors import GpusimError
 from gpusim.exports import DRIVERS
@@ -141,7 +140,7 @@ def test_a_machine_without_a_compiler_is_told_what_to_install(tmp_path: Path, mo
 
 def test_an_unknown_driver_is_refused(tmp_path: Path) -> None:
     """The error lists branches and versions."""
-    with pytest.raises(GpusimError, match="unknown driver '470'; allowed: .*535"):
+    with pytest.raises(GpusimError, match=r"unknown driver '470'; allowed: .*535"):
         build.install_driver(tmp_path, "470", build_dir=tmp_path)
 
 

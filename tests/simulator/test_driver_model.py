@@ -9,7 +9,6 @@ from typing import Any
 import pynvml
 import pytest
 from driver_node import DriverNode, MakeNode
-
 from gpusim.boards import BOARDS
 
 FULL = {"load_utilization": 100, "load_power_share": 0.97}
@@ -106,9 +105,12 @@ def test_a_board_shuts_itself_down(make_node: MakeNode) -> None:
     node.state.set("gpu.0.ambient_c", 80)
     _load(node)
     deadline = time.monotonic() + 30
+    while not node.state.get("gpu.0.lost"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+        pynvml.nvmlDeviceGetCount()
     with pytest.raises(pynvml.NVMLError_GpuIsLost):
-        while time.monotonic() < deadline:
-            _pass(node, 1)
+        node.gpu()
     assert node.state.get("gpu.0.last_xid") == 79
 
 
@@ -176,16 +178,37 @@ def test_errors_are_gained_under_load_only(make_node: MakeNode) -> None:
     assert gpu["pcie_replays"] >= 2400
 
 
+def test_time_goes_on_from_where_it_was_when_its_scale_changes(make_node: MakeNode) -> None:
+    """No jump: stamps before, across and after a change of scale are as far apart as they should be."""
+    node = make_node(gpus=1, time_scale=1000)
+    handle = node.gpu()
+
+    def stamp() -> float:
+        value = pynvml.nvmlDeviceGetFieldValues(handle, [pynvml.NVML_FI_DEV_POWER_INSTANT])[0]
+        return float(value.timestamp) / 1e6
+
+    first, wall = stamp(), time.monotonic()
+    time.sleep(0.05)
+    node.state.set("time_scale", 1)
+    second = stamp()
+    time.sleep(0.05)
+    third = stamp()
+    passed = time.monotonic() - wall
+    assert 49 < second - first <= passed * 1000
+    assert 0.05 <= third - second <= passed
+
+
 def test_sensors_can_lie(make_node: MakeNode) -> None:
     """A stuck sensor repeats itself while the GPU heats; noise moves the reading around the truth."""
-    node = make_node(gpus=2, time_scale=200)
+    node = make_node("L40S", gpus=2, time_scale=200)
     node.state.apply("sensor_stuck", gpu=0)
     node.state.apply("sensor_noise", gpu=1)
     _load(node, 0)
     assert _pass(node, 60)["temperature_c"] > 50
     assert pynvml.nvmlDeviceGetTemperature(node.gpu(0), 0) == 30
+    assert pynvml.nvmlDeviceGetMarginTemperature(node.gpu(0)) == 88 - 30
     noisy = node.gpu(1)
-    readings = set()
+    readings: set[int] = set()
     deadline = time.monotonic() + 10
     while len(readings) < 4:
         assert time.monotonic() < deadline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -47,7 +48,7 @@ def _used_mib(gpu: object) -> float:
 
 
 def test_processes_stand_in_the_list_of_their_kind(make_node: MakeNode) -> None:
-    """Compute, graphics and MPS lists hold pid and memory; unknown memory is None to pynvml, an invisible pid is in no list."""
+    """Compute, graphics and MPS lists hold pid and memory; unknown memory is None to pynvml, invisible pids miss."""
     node = make_node()
     gpu = node.gpu()
     node.state.add_process(0, 101, 500, "compute")
@@ -101,17 +102,11 @@ def test_modes_keep_contexts_out(make_node: MakeNode) -> None:
     node.state.apply("compute_exclusive", gpu=0)
     node.state.apply("compute_prohibited", gpu=1)
     cuda = node.cuda()
-    codes = [cuda.library.cuDevicePrimaryCtxRetain(ctypes_pointer(), device) for device in (0, 1)]
+    context = ctypes.c_void_p()
+    codes = [cuda.library.cuDevicePrimaryCtxRetain(ctypes.byref(context), device) for device in (0, 1)]
     assert codes == [46, 46]
     process.communicate("")
     Burn(cuda, 0).close()
-
-
-def ctypes_pointer() -> object:
-    """Somewhere for a context to go."""
-    import ctypes
-
-    return ctypes.byref(ctypes.c_void_p())
 
 
 @pytest.mark.usefixtures("become")

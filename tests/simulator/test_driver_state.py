@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 from driver_node import MakeNode
-
 from gpusim.errors import GpusimError
 from gpusim.faults import FAULTS
 from gpusim.state import NodeState, create_node_state

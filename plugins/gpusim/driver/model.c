@@ -33,17 +33,13 @@ double sim_enforced_w(const struct sim_device *d)
     return d->cap_w > 0 && d->cap_w < d->power_limit_w ? d->cap_w : d->power_limit_w;
 }
 
+/* Degrees above the software slowdown, of the core or of the memory. The slowdown does not depend on the reported sensor. */
 static double over_c(const struct sim_device *d)
 {
     double over = d->temperature_c - d->slowdown_c;
     if (d->has_memory_sensor)
         over = fmax(over, d->memory_temperature_c - d->memory_max_c);
     return over;
-}
-
-double sim_margin_c(const struct sim_device *d)
-{
-    return -over_c(d);
 }
 
 /* Noise in [-1, 1], the same for one sensor in one tenth of a second. */
@@ -65,6 +61,12 @@ double sim_core_c(const struct sim_state *s, const struct sim_device *d)
     if (d->sensor_noise_c > 0)
         t += d->sensor_noise_c * noise(s->seed, (uint64_t)sim_index(s, d), sim_now(s));
     return t;
+}
+
+double sim_margin_c(const struct sim_state *s, const struct sim_device *d)
+{
+    double margin = d->slowdown_c - sim_core_c(s, d);
+    return d->has_memory_sensor ? fmin(margin, d->memory_max_c - d->memory_temperature_c) : margin;
 }
 
 uint32_t sim_pcie_gen(const struct sim_device *d)

@@ -86,7 +86,7 @@ nvmlReturn_t nvmlDeviceGetMarginTemperature(nvmlDevice_t device, nvmlMarginTempe
     REQUIRE(value, NVML_ERROR_INVALID_ARGUMENT);
     REQUIRE(value->version == nvmlMarginTemperature_v1, NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
     REQUIRE(d->has_margin, NVML_ERROR_NOT_SUPPORTED);
-    value->marginTemperature = (int)lround(sim_margin_c(d));
+    value->marginTemperature = (int)lround(sim_margin_c(s, d));
     END(NVML_SUCCESS);
 }
 

@@ -35,7 +35,8 @@ double sim_memory_used_mib(const struct sim_device *d);
 int sim_is_active(const struct sim_device *d);
 
 double sim_enforced_w(const struct sim_device *d);
-double sim_margin_c(const struct sim_device *d);
+/* As the sensors tell it, which may lie. */
+double sim_margin_c(const struct sim_state *s, const struct sim_device *d);
 double sim_core_c(const struct sim_state *s, const struct sim_device *d);
 uint32_t sim_pcie_gen(const struct sim_device *d);
 

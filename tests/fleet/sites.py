@@ -1,4 +1,4 @@
-"""A copy of the project's Ansible side beside a simulated fleet, so that a test can see every file that a run makes."""
+"""A copy of the project beside a simulated fleet, so that a test can see every file that a run makes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from fleets import Fleet
 
 PROJECT = Path(__file__).resolve().parents[2]
-PARTS = ("ansible.cfg", "playbooks", "plugins/action", "plugins/modules", "plugins/module_utils")
+PARTS = ("ansible.cfg", "playbooks", "plugins/action", "plugins/modules", "plugins/module_utils", "plugins/gpugate")
 DEADLINE_S = 300  # a safety only
 
 
@@ -33,6 +33,7 @@ class Site:
         """Run a playbook from `folder` of the project; its output. Whatever is on stderr, or warns, is an error."""
         ours = ("ANSIBLE_CONFIG", "ANSIBLE_HOME", "ANSIBLE_LOCAL_TEMP")
         env = {key: value for key, value in self.fleet.env.items() if key not in ours}
+        env["PYTHONPATH"] = str(self.project / "plugins")
         path = name if folder else f"playbooks/{name}"
         command = [Path(sys.executable).parent / "ansible-playbook", path, *options]
         done = subprocess.run(

@@ -1,0 +1,144 @@
+"""The modules' documentation, and the pure parts of the Ansible side."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from gpugate.errors import PolicyError
+from gpugate.provision import host_policy, probe_file
+
+PROJECT = Path(__file__).resolve().parents[2]
+MODULES = ("gpu_policy", "gpu_probe", "gpu_settings")
+POLICY = {
+    "gpugate_board": "T4",
+    "gpugate_gpu_count": 1,
+    "gpugate_driver_allowed": ">=550",
+    "gpugate_cuda_versions": ["12.4"],
+}
+
+
+def load(path: Path, name: str) -> ModuleType:
+    """A module of Ansible's as Python sees it on a node."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def modules() -> dict[str, Any]:
+    """Every module of ours by its name."""
+    load(PROJECT / "plugins/module_utils/gpugate_node.py", "ansible.module_utils.gpugate_node")
+    return {name: load(PROJECT / f"plugins/modules/{name}.py", f"test_{name}") for name in MODULES}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_documented_options_are_the_argument_spec(modules: dict[str, Any], name: str) -> None:
+    """Every argument is documented with its own type, default and choices, and nothing else is."""
+    documented = yaml.safe_load(modules[name].DOCUMENTATION)["options"]
+    keys = ("type", "default", "choices", "required")
+    plain = {option: {key: text[key] for key in keys if key in text} for option, text in documented.items()}
+    assert plain == modules[name].ARGUMENTS
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_use_the_module_with_options_that_it_has(modules: dict[str, Any], name: str) -> None:
+    """Each example is a task or a play that gives the module known options only."""
+    examples = yaml.safe_load(modules[name].EXAMPLES)
+    tasks = [task for example in examples for task in example.get("tasks", [example])]
+    assert tasks
+    for task in tasks:
+        assert set(task[name] or {}) <= set(modules[name].ARGUMENTS)
+
+
+def test_ansible_doc_renders_every_module(tmp_path: Path) -> None:
+    """ansible-doc reads the documentation of all modules without a warning, from the project's root and playbooks/."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")} | {"HOME": str(tmp_path)}
+    for folder in (PROJECT, PROJECT / "playbooks"):
+        command = [Path(sys.executable).parent / "ansible-doc", "--json", *MODULES]
+        done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+        assert done.stderr == ""
+        told = json.loads(done.stdout)
+        assert set(told) == set(MODULES)
+        assert all(entry["return"] and entry["examples"] for entry in told.values())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_both_configurations_say_the_same() -> None:
+    """playbooks/ansible.cfg is ansible.cfg with its paths one folder up."""
+    root, playbooks = (path.read_text().partition("[defaults]")[2] for path in
+                       (PROJECT / "ansible.cfg", PROJECT / "playbooks/ansible.cfg"))  # fmt: skip
+    assert playbooks.replace("= ../", "= ") == root
+
+
+def test_every_inventory_gives_each_host_a_valid_policy(tmp_path: Path) -> None:
+    """The shipped inventories load without a warning, and what they say of each host is a policy."""
+    env = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")} | {"HOME": str(tmp_path)}
+    for name, hosts in (("simulated", 4), ("local", 1), ("example", 24)):
+        command = [Path(sys.executable).parent / "ansible-inventory", "-i", f"inventory/{name}", "--list"]
+        done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, check=False)
+        assert done.stderr == ""
+        found = json.loads(done.stdout)["_meta"]["hostvars"]
+        policies = [host_policy(host, found[host], lambda value: value) for host in found]
+        assert len(policies) == hosts
+
+
+def test_host_policy_templates_ours_alone() -> None:
+    """Only gpugate_ variables are templated, so a secret of another name is not even looked at."""
+    seen = []
+
+    def template(value: Any) -> Any:
+        seen.append(value)
+        return value
+
+    policy = host_policy("gpu0", POLICY | {"ansible_become_password": "secret"}, template)
+    assert policy.board == "T4"
+    assert "secret" not in seen
+
+
+def test_host_policy_names_what_is_wrong() -> None:
+    """A policy that is not valid is an error with the host and the variable."""
+    with pytest.raises(PolicyError, match="gpu0: gpugate_gpu_count: 0 is not between 1 and 64"):
+        host_policy("gpu0", POLICY | {"gpugate_gpu_count": 0}, lambda value: value)
+
+
+def test_the_probe_is_the_same_file_each_time(tmp_path: Path) -> None:
+    """Two builds have one digest, which is their sha256."""
+    first, second = probe_file(tmp_path / "a"), probe_file(tmp_path / "b")
+    assert first[1] == second[1]
+    assert first[0].read_bytes() == second[0].read_bytes()
+
+
+def test_a_probe_that_says_no_json_is_an_error_with_its_words(modules: dict[str, Any], tmp_path: Path) -> None:
+    """What an old interpreter or a broken file says instead of an answer reaches the operator."""
+    node = sys.modules["ansible.module_utils.gpugate_node"]
+    probe = tmp_path / "probe.py"
+    probe.write_text("import sys; sys.exit('needs Python 3.9 or newer')")
+    with pytest.raises(node.NodeError, match=r"ended with status 1 on `identity` and said: needs Python 3\.9"):
+        node.ask(str(probe), "/", None, "identity")
+    with pytest.raises(node.NodeError, match=r"there is no probe at .*: run playbooks/provision.yml") as missing:
+        node.ask(str(tmp_path / "none"), "/", None, "identity")
+    assert missing.value.facts == {"probe_missing": True}
+
+
+def test_the_request_that_gives_cards_back(modules: dict[str, Any]) -> None:
+    """Default limits; persistence off where no card had it on, untouched where one had; the first answer stays."""
+    settings, document = modules["gpu_settings"], '{"device_id": "10de:2330", "gpu_count": 1, "power_limit_w": 650}'
+    off, on = ([{"before": {"persistence": mode}}] for mode in (False, True))
+    fresh = settings.request_back(document, None, off)
+    assert json.loads(fresh)["power_limit_w"] == "default"
+    assert json.loads(fresh)["persistence"] is False
+    assert json.loads(settings.request_back(document, fresh, on))["persistence"] is False
+    assert json.loads(settings.request_back(document, None, on))["persistence"] is None

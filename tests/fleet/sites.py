@@ -35,11 +35,11 @@ class Site:
         env = {key: value for key, value in self.fleet.env.items() if key not in ours}
         env["PYTHONPATH"] = str(self.project / "plugins")
         path = name if folder else f"playbooks/{name}"
-        command = [Path(sys.executable).parent / "ansible-playbook", path, *options]
+        command: list[str | Path] = [Path(sys.executable).parent / "ansible-playbook", path, *options]
         done = subprocess.run(
             command, cwd=self.project / folder, env=env, capture_output=True, text=True, timeout=DEADLINE_S, check=False
         )
-        said = done.stdout + done.stderr
+        said: str = done.stdout + done.stderr
         assert (done.returncode == 0) == succeeds, said
         assert "WARNING" not in said, said
         assert "DEPRECAT" not in said, said

@@ -17,6 +17,7 @@ from gpugate.errors import PolicyError
 from gpugate.provision import host_policy, probe_file
 
 PROJECT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
 MODULES = ("gpu_policy", "gpu_probe", "gpu_settings")
 POLICY = {
     "gpugate_board": "T4",
@@ -67,7 +68,7 @@ def test_ansible_doc_renders_every_module(tmp_path: Path) -> None:
     """ansible-doc reads the documentation of all modules without a warning, from the project's root and playbooks/."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")} | {"HOME": str(tmp_path)}
     for folder in (PROJECT, PROJECT / "playbooks"):
-        command = [Path(sys.executable).parent / "ansible-doc", "--json", *MODULES]
+        command: list[str | Path] = [BIN / "ansible-doc", "--json", *MODULES]
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
         assert done.stderr == ""
         told = json.loads(done.stdout)
@@ -87,7 +88,7 @@ def test_every_inventory_gives_each_host_a_valid_policy(tmp_path: Path) -> None:
     """The shipped inventories load without a warning, and what they say of each host is a policy."""
     env = {key: value for key, value in os.environ.items() if not key.startswith("ANSIBLE_")} | {"HOME": str(tmp_path)}
     for name, hosts in (("simulated", 4), ("local", 1), ("example", 24)):
-        command = [Path(sys.executable).parent / "ansible-inventory", "-i", f"inventory/{name}", "--list"]
+        command: list[str | Path] = [BIN / "ansible-inventory", "-i", f"inventory/{name}", "--list"]
         done = subprocess.run(command, cwd=PROJECT, env=env, capture_output=True, text=True, check=False)
         assert done.stderr == ""
         found = json.loads(done.stdout)["_meta"]["hostvars"]

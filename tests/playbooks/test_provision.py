@@ -85,7 +85,7 @@ def test_provision_sets_every_gpu_and_a_second_run_changes_nothing(site: Site) -
 
 
 def test_the_node_holds_the_probe_and_the_policys_document(provisioned: Site) -> None:
-    """`current` names the build by its sha256, nobody else may write it, and the settings are policy's byte for byte."""
+    """`current` names the build by its sha256, only its owner may write it, the settings are policy's own bytes."""
     built = (provisioned.project / ".gpugate/probe/gpugate-probe.pyz").read_bytes()
     for node in ("gpu0", "gpu1"):
         root = provisioned.fleet.node(node).root
@@ -163,7 +163,7 @@ def test_older_builds_stay_for_going_back_but_not_for_ever(provisioned: Site) ->
 
 
 def test_unprovision_takes_all_back_and_then_has_nothing_to_do(provisioned: Site) -> None:
-    """Files go, limits are the cards' own again, persistence is off as it was before; the second run changes nothing."""
+    """Files go, limits are the cards' own, persistence is off as it was before; the second run changes nothing."""
     told = provisioned.play("unprovision.yml", "--check", "--diff")
     assert told.count("persistence on, power limit 650 W -> persistence off, power limit 700 W") == 16
     assert provisioned.settings() == [["true"] * 8, ["650.0"] * 8] * 2
@@ -185,7 +185,7 @@ def test_persistence_that_was_on_before_stays_on_after_unprovision(site: Site) -
 
 
 def test_where_systemd_is_a_unit_sets_them_at_boot_and_the_daemon_keeps_the_mode(site: Site) -> None:
-    """With systemd the boot unit is enabled, the daemon's drop-in has no --no-persistence-mode, and all can go again."""
+    """With systemd the boot unit is enabled and the daemon's drop-in keeps the mode; unprovision.yml removes both."""
     root = site.fleet.node("gpu0").root
     (root / "run/systemd/system").mkdir(parents=True)
     package = root / "usr/lib/systemd/system/nvidia-persistenced.service"

@@ -251,6 +251,24 @@ def test_errors_are_told_apart(make_node: MakeNode) -> None:
     pynvml.nvmlDeviceValidateInforom(node.gpu(1))
 
 
+def test_an_xid_reaches_who_listens(make_node: MakeNode) -> None:
+    """An event comes for a fault after registration, of its GPU; without one the wait ends with a time-out."""
+    node = make_node()
+    node.state.apply("nvlink_down", gpu=0)
+    node.nvml()
+    events = pynvml.nvmlEventSetCreate()
+    for index in range(2):
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
+        pynvml.nvmlDeviceRegisterEvents(gpu, pynvml.nvmlEventTypeXidCriticalError, events)
+    with pytest.raises(pynvml.NVMLError_Timeout):
+        pynvml.nvmlEventSetWait_v2(events, 20)
+    node.state.apply("gpu_lost", gpu=1)
+    event = pynvml.nvmlEventSetWait_v2(events, 1000)
+    assert (event.eventType, event.eventData) == (pynvml.nvmlEventTypeXidCriticalError, 79)
+    assert ctypes.addressof(event.device.contents) == ctypes.addressof(gpu.contents)
+    pynvml.nvmlEventSetFree(events)
+
+
 def test_b200_needs_a_newer_driver(make_node: MakeNode) -> None:
     """A board is not simulated on a driver that does not know it."""
     with pytest.raises(GpusimError, match="branch 570 or later"):

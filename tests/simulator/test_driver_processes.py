@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pynvml
 import pytest
@@ -93,6 +95,35 @@ def test_a_process_with_a_context_is_listed_until_it_dies(make_node: MakeNode) -
     process.communicate()
     assert pynvml.nvmlDeviceGetComputeRunningProcesses(gpu) == []
     assert _used_mib(gpu) == 0
+
+
+def test_the_work_of_a_dead_process_ends(make_node: MakeNode) -> None:
+    """A GPU does not burn on for hours when its process is killed: power and clock are those of an idle one."""
+    node = make_node(time_scale=10)
+    program = (
+        "import sys; from pathlib import Path; from cuda_calls import Burn, Cuda\n"
+        "burn = Burn(Cuda(Path('libcuda.so.1')))\n"
+        "for _ in range(5000): burn.launch(blocks=1_000_000)\n"
+        "print('burning', flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={**node.environment(), "PYTHONPATH": str(Path(__file__).parent)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "burning\n"
+    gpu = node.gpu()
+    assert pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM) == 1980
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 20
+    while pynvml.nvmlDeviceGetPowerUsage(gpu) > 71_000:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert pynvml.nvmlDeviceGetClockInfo(gpu, pynvml.NVML_CLOCK_SM) == 345
 
 
 def test_modes_keep_contexts_out(make_node: MakeNode) -> None:

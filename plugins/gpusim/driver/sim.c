@@ -13,6 +13,8 @@
 
 static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;
 static struct sim_state *state;
+static double last_reap; /* the node's lock guards it */
+static const double REAP_EVERY_S = 0.02;
 
 static int state_path(char *path, size_t size)
 {
@@ -91,6 +93,11 @@ struct sim_state *sim_lock(void)
         state->anchor_sim_s = state->model_time_s;
     }
     sim_advance(state, sim_now(state));
+    if (wall - last_reap > REAP_EVERY_S) {
+        last_reap = wall;
+        for (uint32_t i = 0; i < state->gpu_count; i++)
+            sim_reap(state, &state->device[i]);
+    }
     return state;
 }
 

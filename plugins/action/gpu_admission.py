@@ -33,7 +33,7 @@ ARGUMENTS = {
 }
 
 
-class ActionModule(ActionBase):
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     """Decides once for all hosts of the play; connects to none of them."""
 
     TRANSFERS_FILES = False

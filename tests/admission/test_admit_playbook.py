@@ -17,7 +17,7 @@ import pytest
 import yaml
 from gpugate.inventory.resolve import resolve
 from gpugate.report import HostReport, Store, new_run_id
-from report.runs import failed, passed, run_of
+from runs import failed, passed, run_of
 
 PROJECT = Path(__file__).parents[2]
 PROBE = """

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from admission.cases import report
+from cases import report
 from gpugate.admission import Action, Audit, CommandHook, Decision, StateFile
 from gpugate.admission.files import append_lines
 from gpugate.errors import AdmissionError

@@ -14,7 +14,7 @@ from gpugate.report import HostReport
 from gpugate.report.reader import Report, parse_report
 from gpugate.verdict import Outcome, Verdict
 from healthy import policy
-from report.runs import failed, passed, run_of, without, written
+from runs import failed, passed, run_of, without, written
 
 NOW = datetime.now().astimezone()
 POLICY = policy(checks={"thermal.headroom": "evict"})

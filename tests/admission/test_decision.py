@@ -7,7 +7,7 @@ from datetime import date, timedelta
 from typing import Any, get_args
 
 import pytest
-from admission.cases import GPUS, IDENTITY, LEVELS, NOW, case, cells, report
+from cases import GPUS, IDENTITY, LEVELS, NOW, case, cells, report
 from gpugate.admission import Action, Case, Present, decide
 from gpugate.policy import Level, Waiver
 from gpugate.report.reader import Cell, HostCells, Report
@@ -127,7 +127,14 @@ def test_only_admission_lets_in() -> None:
 )
 def test_waivers_are_policys(changes: dict[str, Any], action: Action) -> None:
     """A waived cell counts only under a waiver of the policy for that host and check that still holds."""
-    known = {"check": "errors.*", "host": "gpu0", "who": "Ada", "why": "x", "ticket": "T", "expires": date(2026, 4, 1)}
+    known: dict[str, Any] = {
+        "check": "errors.*",
+        "host": "gpu0",
+        "who": "Ada",
+        "why": "x",
+        "ticket": "T",
+        "expires": date(2026, 4, 1),
+    }
     decision = decide(case(report=report(cells(errors_ecc=WAIVED)), waivers=(Waiver(**known | changes),)))
     assert decision.action is action
 

@@ -11,7 +11,7 @@ from defusedxml.ElementTree import fromstring
 from gpugate.errors import ReportError
 from gpugate.report import HostReport, new_run_id
 from gpugate.verdict import Outcome, Verdict
-from report.runs import STARTED, every_outcome, failed, passed, run_of, waived, without, written
+from runs import STARTED, every_outcome, failed, passed, run_of, waived, without, written
 
 
 def case(document: bytes, name: str) -> ElementTree.Element:

@@ -10,7 +10,7 @@ import pytest
 from gpugate.errors import ReportError
 from gpugate.report.reader import parse_report, read_report
 from gpugate.verdict import Outcome
-from report.runs import STARTED, every_outcome, failed, passed, run_of, written
+from runs import STARTED, every_outcome, failed, passed, run_of, written
 
 
 def test_reads_back_what_was_written() -> None:

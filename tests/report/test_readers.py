@@ -11,8 +11,8 @@ from pathlib import Path
 
 import junitparser
 import pytest
-from lxml import etree
-from report.runs import every_outcome, run_of, written
+from lxml import etree  # type: ignore[import-untyped]
+from runs import every_outcome, run_of, written
 
 CACHE = Path(__file__).parents[2] / ".gpugate" / "test-cache"
 
@@ -62,7 +62,7 @@ def test_junitparser_reads_it() -> None:
     suites = junitparser.JUnitXml.fromstring(written(every_outcome()))
     found = {}
     for suite in suites:
-        assert "machine_id" in [each.name for each in suite.properties()]
+        assert "machine_id" in [each.name for each in suite.properties()]  # type: ignore[no-untyped-call]
         for case in suite:
             found[case.name] = [type(result).__name__ for result in case.result]
     assert (suites.tests, suites.failures, suites.errors) == (6, 1, 2)

@@ -12,7 +12,7 @@ import pytest
 from gpugate.errors import ReportError
 from gpugate.report import Store, new_run_id
 from gpugate.report.reader import read_report
-from report.runs import STARTED, every_outcome, passed, run_of
+from runs import STARTED, every_outcome, passed, run_of
 
 
 def test_whole_run_becomes_the_latest(tmp_path: Path) -> None:

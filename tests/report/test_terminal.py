@@ -7,7 +7,7 @@ from pathlib import Path
 from gpugate.report import summary_lines
 from gpugate.report.text import fold
 from gpugate.verdict import Outcome
-from report.runs import every_outcome, failed, passed, run_of, waived, without
+from runs import every_outcome, failed, passed, run_of, waived, without
 
 
 def test_failure_is_told_whole() -> None:

@@ -1,11 +1,11 @@
 /* The kernel `gpugate_burn`(u64 result, u32 iterations, u32 seed, u32 multiplier, u32 increment), computed here.
  *
  * Thread t starts from x = seed + t, makes `iterations` steps x = x * 1664525 + 1013904223, and compares with
- * (seed + t) * multiplier + increment. `result` points to five u64, added to by each launch: threads done, threads that differ,
- * and of the first that ever differed its number + 1, the value expected and the value found.
+ * (seed + t) * multiplier + increment. `result` points to five u64, added to by each launch: threads done, threads that
+ * differ, and of the first that ever differed its number + 1, the value expected and the value found.
  *
- * It also computes chains of exact FP32 steps that return to their start after an even number of iterations, so that an odd number
- * differs everywhere.
+ * It also computes chains of exact FP32 steps that return to their start after an even number of iterations, so that an
+ * odd number differs everywhere.
  *
  * Steps of this kind compose: n of them are x -> a x + c. The simulator finds a and c by taking the steps, one after another, and
  * compares each thread's two values, so that a wrong golden answer differs everywhere. */

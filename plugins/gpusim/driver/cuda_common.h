@@ -78,7 +78,7 @@ CUdevice cuda_ordinal(const struct sim_device *d);
 /* This process's row in the device's table; made when `make`. NULL: none, or the table is full. */
 struct sim_process *own_process(struct sim_device *d, int make);
 
-/* Waits, without the lock, until the simulated time `until`, or until the GPU is lost. Called and returns with the lock held. */
+/* Waits, without the lock, until the simulated time `until`, or until the GPU is lost. Lock held on entry and on return. */
 CUresult wait_until(struct sim_state *s, struct sim_device *d, double until);
 
 struct host_allocation {

@@ -1,5 +1,5 @@
-/* Modules are PTX text. What the real driver's compiler refuses at its door is refused here too; a kernel runs when the simulator
- * knows it by name. */
+/* Modules are PTX text. What the real driver's compiler refuses at its door is refused here too; a kernel runs when the
+ * simulator knows it by name. */
 #include "cuda_common.h"
 
 #include <ctype.h>

@@ -1,4 +1,5 @@
-/* Streams and events. All streams of a GPU share one FIFO in simulated time; an event remembers when the work before it ends. */
+/* Streams and events. All streams of a GPU share one FIFO in simulated time; an event remembers when the work before it
+ * ends. */
 #include "cuda_common.h"
 
 #include <math.h>

@@ -17,8 +17,8 @@ void sim_unlock(void);
 double sim_now(const struct sim_state *s);
 uint64_t sim_unix_us(const struct sim_state *s);
 
-/* Does a fault rule answer this call? Counts it; 1 and the code when one does. Lock held on entry and on return; a hanging rule never
- * returns, a slow one sleeps without the lock. */
+/* Does a fault rule answer this call? Counts it; 1 and the code when one does. Lock held on entry and on return; a
+ * hanging rule never returns, a slow one sleeps without the lock. */
 int sim_fault(const char *function, int gpu, int *code);
 
 /* Brings the model up to simulated time `now`. */

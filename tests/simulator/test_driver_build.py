@@ -78,7 +78,7 @@ def test_a_library_is_built_once(tmp_path: Path, driver_build: Path, make_node: 
     fresh = tmp_path / "fresh"
     threads = [
         threading.Thread(target=build.install_driver, args=(tmp_path / f"n{i}", "580"), kwargs={"build_dir": fresh})
-        for i in range(3)
+        for i in range(2)
     ]
     for thread in threads:
         thread.start()
@@ -87,7 +87,7 @@ def test_a_library_is_built_once(tmp_path: Path, driver_build: Path, make_node: 
     built = {path.name for path in fresh.iterdir()}
     assert len(built) == 2
     assert built <= {path.name for path in before}
-    assert all((tmp_path / f"n{i}/libcuda.so.1").exists() for i in range(3))
+    assert all((tmp_path / f"n{i}/libcuda.so.1").exists() for i in range(2))
     make_node(name="second")
     assert sorted(driver_build.iterdir()) == before
 

@@ -70,10 +70,17 @@ class Fleet:
     def run(self, *command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a program of this Python environment (ansible, pytest, ...) in the fleet's environment."""
         program = Path(sys.executable).parent / command[0]
-        options = {"cwd": self.inventory.parent, "env": self.env} | options
-        return subprocess.run(
-            [program, *command[1:]], capture_output=True, text=True, timeout=DEADLINE_S, check=False, **options
+        defaults: dict[str, Any] = {
+            "timeout": DEADLINE_S,
+            "cwd": self.inventory.parent,
+            "env": self.env,
+            "capture_output": True,
+            "text": True,
+        }
+        done: subprocess.CompletedProcess[str] = subprocess.run(
+            [program, *command[1:]], check=False, **(defaults | options)
         )
+        return done
 
 
 def gpusim(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:

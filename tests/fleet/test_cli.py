@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fleets import Fleet, simulated_fleet
+from fleets import Fleet
 from gpusim.fleet.description import NodeDescription
 from gpusim.fleet.nodes import make
 from gpusim.node import Node, all_faults
@@ -229,15 +229,16 @@ def test_a_root_is_as_host_software_expects_it(fleet: Fleet) -> None:
     assert stat.S_ISREG((node.root / "dev/nvidiactl").stat().st_mode)
 
 
-def test_two_fleets_of_one_description_are_alike(tmp_path: Path) -> None:
-    """Nodes of one name have the same identity in two fleets, and each its own boot."""
-    roots = []
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        with simulated_fleet(tmp_path / name) as fleet:
-            files = tree(fleet.node("gpu0").root)
-            boot = files.pop("proc/sys/kernel/random/boot_id")
-            files.pop("proc/stat")
-            roots.append((files, boot))
-    assert roots[0][0] == roots[1][0]
-    assert roots[0][1] != roots[1][1]
+def test_two_nodes_of_one_description_are_alike(tmp_path: Path, healthy_node: Path) -> None:
+    """A node has the same identity in two fleets, and each its own boot."""
+    layout = FleetLayout(tmp_path)
+    layout.drivers.symlink_to(healthy_node.parent.parent / "drivers")
+    for name in ("gpu0", "gpu1"):
+        make(layout, NodeDescription(name, "127.0.0.1", "H100-SXM5-80GB", 2, "580"), 1)
+    again, other = tree(layout.node("gpu0").root), tree(layout.node("gpu1").root)
+    first = tree(healthy_node / "root")
+    for name in ("etc/machine-id", "etc/hostname", "proc/driver/nvidia/gpus/0000:18:00.0/information"):
+        assert again[name] == first[name] != other[name]
+    assert again["proc/sys/kernel/random/boot_id"] != first["proc/sys/kernel/random/boot_id"]
+    shared = {name for name in again if not name.startswith("opt")}  # others deploy there
+    assert shared == {name for name in first if not name.startswith("opt")}

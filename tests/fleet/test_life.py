@@ -129,7 +129,7 @@ def test_a_key_that_others_can_read_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["stop", "hang"])
 def test_a_node_that_is_down_or_hangs(fleet: Fleet, command: str) -> None:
     """A stopped node refuses connections, a hanging one accepts the login and never answers; `start` heals both."""
-    args = ["ssh", "-F", fleet.ssh_config, "-o", "ConnectTimeout=5", "gpu0", "hostname"]
+    args = ["ssh", "-F", str(fleet.ssh_config), "-o", "ConnectTimeout=5", "gpu0", "hostname"]
     fleet.cli(command, "gpu0")
     if command == "stop":
         done = subprocess.run(args, capture_output=True, text=True, check=False, timeout=DEADLINE_S)

@@ -64,8 +64,8 @@ def test_input_that_arrives_with_the_request_is_not_lost(fleet: Fleet) -> None:
 
     async def run() -> list[str]:
         connection = await asyncssh.connect("gpu0", config=[str(fleet.ssh_config)])
-        async with connection:
-            done = await asyncio.gather(*(connection.run("cat", input=f"input {i}") for i in range(200)))
+        done = await asyncio.gather(*(connection.run("cat", input=f"input {i}") for i in range(200)))
+        connection.close()
         return [str(one.stdout) for one in done]
 
     assert asyncio.run(run()) == [f"input {i}" for i in range(200)]
@@ -75,13 +75,15 @@ def test_signals_reach_the_command(fleet: Fleet) -> None:
     """A signal that the client sends is delivered to the command's process group."""
 
     async def run() -> str:
-        async with await asyncssh.connect("gpu0", config=[str(fleet.ssh_config)]) as connection:
-            process = await connection.create_process(
-                "trap 'echo caught; exit 5' USR1; echo ready; while :; do sleep 0.05; done"
-            )
-            await process.stdout.readline()
-            process.send_signal("USR1")
-            return str((await process.wait()).stdout)
+        connection = await asyncssh.connect("gpu0", config=[str(fleet.ssh_config)])
+        process = await connection.create_process(
+            "trap 'echo caught; exit 5' USR1; echo ready; while :; do sleep 0.05; done"
+        )
+        await process.stdout.readline()
+        process.send_signal("USR1")
+        done = await process.wait()
+        connection.close()
+        return str(done.stdout)
 
     assert asyncio.run(run()) == "caught\n"
 
@@ -102,7 +104,7 @@ def test_only_the_fleets_key_and_user_may_log_in(fleet: Fleet, tmp_path: Path) -
     (tmp_path / "other").chmod(0o600)
     config = tmp_path / "config"
     config.write_text(fleet.ssh_config.read_text().replace(str(fleet.layout.identity), str(tmp_path / "other")))
-    for options in (["-F", config], ["-F", fleet.ssh_config, "-l", "root"]):
+    for options in (["-F", str(config)], ["-F", str(fleet.ssh_config), "-l", "root"]):
         done = subprocess.run(
             ["ssh", "-o", "BatchMode=yes", *options, "gpu0", "true"],
             capture_output=True,

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Callable
 
+from ...evidence.facts import Gap
 from ...evidence.request import BurnRequest
 from .gpu import LAUNCH_S, Abort, BurningGpu
-from .predict import RAMP_S, decided, headroom
-from .series import CLOCK, HEADROOM, POWER, TEMPERATURE
+from .predict import RAMP_S, decided, headroom, temperature
+from .series import CLOCK, HEADROOM, MEMORY, POWER, TEMPERATURE
 
 _TELL_EVERY_S = 1.0  # wall
 _LOOK_EVERY_S = 1.0  # device time; later looks come in steps of 5%, as late samples tell little news
@@ -103,8 +104,16 @@ def _serve(
 
 
 def is_decided(gpu: BurningGpu, request: BurnRequest) -> bool:
-    """Whether this GPU's predicted headroom is clear of the bound."""
-    return decided(headroom(gpu.series, request.headroom_c, over=False), request.headroom_c)
+    """Whether this GPU's predicted headroom is clear of the bound, and its memory, if it has a sensor, predicted too.
+
+    Where the headroom is lost nobody waits for the memory.
+    """
+    predicted = headroom(gpu.series, request.headroom_c, over=False)
+    if isinstance(predicted, Gap) or not decided(predicted, request.headroom_c):
+        return False
+    if predicted.high < request.headroom_c or MEMORY in gpu.series.gaps:
+        return True
+    return not isinstance(temperature(gpu.series, MEMORY), Gap)
 
 
 def _check_heat(gpu: BurningGpu, request: BurnRequest) -> None:

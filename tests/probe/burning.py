@@ -1,0 +1,116 @@
+"""Simulated nodes to burn: the burn and the known-answer launch run in a process that has the node's libraries."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gpugate
+from gpugate.evidence.request import BurnRequest
+from gpusim.build import install_driver
+from gpusim.state import NodeState, create_node_state
+
+SAFETY_S = 120  # no test waits so long
+_PACKAGES = str(Path(gpugate.__file__).parent.parent)
+_BURN = """
+import json, sys
+from pathlib import Path
+from gpugate.evidence.facts import to_json
+from gpugate.evidence.request import BurnRequest
+from gpugate.probe.burn import run_burn
+request, state_dir = json.loads(sys.argv[1])
+say = lambda line: print(line, file=sys.stderr, flush=True)
+print(json.dumps(to_json(run_burn(BurnRequest(**request), Path(state_dir), say))))
+"""
+_LAUNCH = """
+import json, sys
+from gpugate.evidence.facts import to_json
+from gpugate.probe.cuda.launch import known_answer_launches
+uuids, step_s = json.loads(sys.argv[1])
+print(json.dumps(to_json(known_answer_launches(uuids, step_s=step_s))))
+"""
+
+REQUEST = BurnRequest(min_s=20, max_s=60, headroom_c=5, abort_below_slowdown_c=0, deadline_s=60)
+
+
+@dataclass(frozen=True)
+class Node:
+    """A simulated node: its libraries, their state, and where its samples go."""
+
+    libdir: Path
+    state: NodeState
+    state_dir: Path
+
+    @classmethod
+    def make(
+        cls, place: Path, build_dir: Path, *, gpus: int = 2, board: str = "H100-SXM5-80GB", scale: float = 40
+    ) -> Node:
+        """A healthy node with driver 550 whose time runs `scale` times as fast as the wall's."""
+        libdir = place / "lib"
+        install_driver(libdir, "550", build_dir=build_dir)
+        state = create_node_state(libdir / "gpusim.state", "burns", board, gpus, "550", time_scale=scale)
+        return cls(libdir, state, place / "state")
+
+    def uuid(self, gpu: int) -> str:
+        """The UUID of a GPU."""
+        return str(self.state.get(f"gpu.{gpu}.uuid"))
+
+    def start(self, script: str, task: Any, **environment: str) -> subprocess.Popen[str]:
+        """A process that has this node's driver."""
+        return subprocess.Popen(
+            [sys.executable, "-c", script, json.dumps(task)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "LD_LIBRARY_PATH": str(self.libdir), "PYTHONPATH": _PACKAGES, **environment},
+        )
+
+    def run(self, script: str, task: Any, **environment: str) -> tuple[Any, str]:
+        """What such a process prints as JSON, and what it says beside."""
+        return finish(self.start(script, task, **environment))
+
+    def start_burn(self, request: BurnRequest = REQUEST) -> subprocess.Popen[str]:
+        """A burn under way."""
+        return self.start(_BURN, [dataclasses.asdict(request), str(self.state_dir)])
+
+    def burn(self, request: BurnRequest = REQUEST) -> Any:
+        """The burn's evidence, or its gap, as plain data."""
+        return finish(self.start_burn(request))[0]
+
+    def launch(self, uuids: list[str], step_s: float = 30, **environment: str) -> Any:
+        """The launches' evidence as plain data."""
+        return self.run(_LAUNCH, [uuids, step_s], **environment)[0]
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[Any, str]:
+    """The result of a process, and what it says beside."""
+    out, err = process.communicate(timeout=SAFETY_S)
+    assert process.returncode == 0, err
+    return json.loads(out), err
+
+
+def child_of(process: subprocess.Popen[str]) -> int:
+    """The pid of the one child of a process, as soon as it burns."""
+    assert process.stderr is not None
+    assert "GPU 0" in process.stderr.readline()  # its first line of progress
+    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
+
+
+def ends(pid: int) -> bool:
+    """Whether a process ends soon."""
+    give_up_at = time.monotonic() + SAFETY_S / 4
+    while time.monotonic() < give_up_at:
+        try:
+            if ") Z " in Path(f"/proc/{pid}/stat").read_text():
+                return True
+        except FileNotFoundError:
+            return True
+        time.sleep(0.02)
+    return False

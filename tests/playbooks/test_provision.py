@@ -16,6 +16,16 @@ ExecStart=/usr/bin/nvidia-persistenced --user nvidia-persistenced \\
     --no-persistence-mode --verbose
 """
 
+ASK = """
+- hosts: gpu1
+  gather_facts: false
+  tasks:
+    - gpu_probe: {state: identity, root: "{{ gpugate_node_root }}"}
+      become: true
+      register: node
+    - ansible.builtin.debug: {var: node.identity}
+"""
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
@@ -142,10 +152,28 @@ def test_one_invalid_policy_stops_before_any_node_is_touched(provisioned: Site, 
     assert edited.settings() == settings
 
 
-def test_a_group_that_does_not_exist_is_an_error(site: Site) -> None:
-    """A misspelt group ends with an error instead of provisioning nobody."""
+def test_nobody_to_provision_is_an_error(site: Site) -> None:
+    """A misspelt group, and a limit that leaves nobody, end with an error instead of a play that was skipped."""
     said = site.play("provision.yml", "-e", "gpugate_hosts=gpu_flete", succeeds=False)
-    assert "gpu_flete" in said
+    assert "no host of the inventory matches gpu_flete" in said
+    said = site.play("provision.yml", "-e", "gpugate_hosts=gpu0", "--limit", "gpu1", succeeds=False)
+    assert "no host of the inventory matches gpu0 within --limit gpu1" in said
+
+
+def test_identity_is_what_the_node_says_now(provisioned: Site) -> None:
+    """`state: identity` gives the node's own ids through the deployed probe, and a sentence where that is gone."""
+    node = provisioned.fleet.node("gpu1")
+    ask = provisioned.project / "playbooks/ask.yml"
+    ask.write_text(ASK)
+    said = provisioned.play("ask.yml")
+    assert (node.root / "etc/machine-id").read_text().strip() in said
+    assert (node.root / "proc/sys/kernel/random/boot_id").read_text().strip() in said
+    assert all(uuid in said for uuid in provisioned.gpus("gpu1", "uuid"))
+    current = node.root / "opt/gpugate/probe/current"
+    digest = current.readlink()
+    current.unlink()
+    assert "run playbooks/provision.yml on this node first" in provisioned.play("ask.yml", succeeds=False)
+    current.symlink_to(digest)
 
 
 def test_older_builds_stay_for_going_back_but_not_for_ever(provisioned: Site) -> None:

@@ -28,7 +28,8 @@ def page() -> str:
         for node in tree.body:
             if isinstance(node, ast.FunctionDef) and node.name.startswith("check_"):
                 check = f"{path.stem}.{node.name.removeprefix('check_')}"
-                parts.append(f"### `{check}`\n\n{ast.get_docstring(node)}\n\nProfiles: {', '.join(CATALOGUE[check])}.\n")
+                parts.append(f"### `{check}`\n\n{ast.get_docstring(node)}\n")
+                parts.append(f"Profiles: {', '.join(CATALOGUE[check])}.\n")
     return "\n".join(parts)
 
 

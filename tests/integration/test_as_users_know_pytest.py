@@ -143,7 +143,7 @@ def _inventory(site: Site, folder: Path, **variables: object) -> Path:
 
 def test_site_check_and_testinfra_check(site: Site, tmp_path: Path) -> None:
     """A site's own checks stand beside ours: ten lines on evidence, and one that uses testinfra's host."""
-    checks = {"site.idle_temperature": "admit", "mine.hostname": "observe", "mine.shell": "observe"}
+    checks = {"site.pcie_replays": "admit", "mine.hostname": "observe", "mine.shell": "observe"}
     inventory = _inventory(site, tmp_path, gpugate_checks=POLICY["gpugate_checks"] | checks)  # type: ignore[operator]  # a mapping
     own = tmp_path / "checks"
     own.mkdir()
@@ -160,7 +160,7 @@ def test_site_check_and_testinfra_check(site: Site, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.returncode == 1, done.stdout + done.stderr
     outcomes = Site(site.fleet, reports).outcomes()["gpu0"]
-    assert outcomes["site.idle_temperature"] == "PASS"
+    assert outcomes["site.pcie_replays"] == "PASS"
     assert outcomes["mine.hostname"] == "PASS"
     assert outcomes["mine.shell"] == "FAIL"
     assert set(outcomes.values()) == {"PASS", "FAIL"}
@@ -171,8 +171,10 @@ def test_unnamed_site_check_is_refused(own_reports: Site, tmp_path: Path) -> Non
     """A check that no policy names would never be missed: it is an error, which says what to write."""
     (tmp_path / "mine.py").write_text("def check_it(node, expect):\n    expect('x', 1).equals(1)\n")
     done = own_reports.pytest("checks", str(tmp_path / "mine.py"))
-    assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert "mine.it, which no policy names" in done.stderr
+    assert done.returncode == pytest.ExitCode.INTERRUPTED
+    assert "mine.it, which no policy names" in done.stdout
+    assert "Traceback" not in done.stdout
+    assert "collection failed" in (own_reports.latest("partial/latest") / "junit.xml").read_text()
 
 
 def test_templates_lookups_and_vault(site: Site, evidence: Path, tmp_path: Path) -> None:

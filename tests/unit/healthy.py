@@ -12,7 +12,7 @@ from typing import Any
 
 from gpugate import __version__
 from gpugate.evidence import types as t
-from gpugate.evidence.facts import Facts, Gap
+from gpugate.evidence.facts import Facts
 from gpugate.policy import Policy, policy_from_variables
 
 GIB = 2**30
@@ -56,7 +56,7 @@ def healthy(host: str = "gpu0", gpus: int = 8) -> t.Evidence:
         launches=[t.Launch(_uuid(host, n), True) for n in range(gpus)],
         workloads=[],
         kernel_log=t.KernelLog("journalctl -k -b", True, False, ["NVRM: loading NVIDIA UNIX x86_64 Kernel Module"]),
-        burn=t.Burn("gpugate_burn", 35.0, [_burnt(host, n) for n in range(gpus)], Gap("not kept in this example")),
+        burn=t.Burn("gpugate_burn", 35.0, [_burnt(host, n) for n in range(gpus)], t.Samples("/var/lib/gpugate/samples/x.json.gz", "0" * 64, 4096)),
     )  # fmt: skip
 
 

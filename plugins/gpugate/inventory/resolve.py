@@ -68,7 +68,7 @@ def _select(inventory: InventoryManager, pattern: str, sources: Any) -> list[Any
     known = sorted(set(inventory.groups) - {"all", "ungrouped"}) + sorted(inventory.hosts)
     if not inventory.hosts:
         raise InventoryError(f"the inventory {_shown(sources)} has no hosts")
-    parts = split_host_pattern(pattern)
+    parts = [name for part in split_host_pattern(pattern) for name in _names(inventory, part)]
     if not parts:
         raise InventoryError("--hosts is empty: name a group or hosts, for example --hosts=gpu_fleet")
     for part in parts:
@@ -77,10 +77,26 @@ def _select(inventory: InventoryManager, pattern: str, sources: Any) -> list[Any
             close = difflib.get_close_matches(bare, known, 1)
             hint = f"; did you mean {close[0]}?" if close else f" (there are: {', '.join(known[:10])})"
             raise InventoryError(f"--hosts: no host or group in {_shown(sources)} matches {bare!r}{hint}")
-    hosts = [host for host in inventory.get_hosts(pattern) if host.name in inventory.hosts]
+    hosts = [host for host in inventory.get_hosts(parts) if host.name in inventory.hosts]
     if not hosts:
         raise InventoryError(f"--hosts={pattern} selects no host of {_shown(sources)}")
     return hosts
+
+
+def _names(inventory: InventoryManager, part: str) -> list[str]:
+    """A part of a pattern, with a range such as gpu[1:3] written out.
+
+    To Ansible that is a slice of a group called gpu; where there is no such group it can only mean the hosts that an
+    inventory would write so.
+    """
+    from ansible.plugins.inventory import detect_range, expand_hostname_range
+
+    sign = part[: len(part) - len(part.lstrip("!&"))]
+    bare = part.removeprefix(sign)
+    if part.startswith("~") or not detect_range(bare) or bare.split("[")[0] in inventory.groups:
+        return [part]
+    names = expand_hostname_range(bare)
+    return [sign + name for name in names]
 
 
 def _matches(inventory: InventoryManager, part: str) -> bool:

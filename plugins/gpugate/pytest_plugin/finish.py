@@ -10,7 +10,7 @@ import pytest
 from ..errors import ReportError
 from ..gather.folder import document_path
 from ..report import HostReport, Run, Store, identity_of, new_run_id
-from ..verdict import missing
+from ..verdict import Verdict, missing
 from .live import reports_folder
 from .state import State
 
@@ -32,8 +32,11 @@ def write_report(config: pytest.Config, session: pytest.Session, state: State) -
             )
     documents: dict[str, bytes] = {}
     hosts = []
+    judged: dict[str, list[Verdict]] = {}
+    for (host, _), verdict in state.verdicts.items():
+        judged.setdefault(host, []).append(verdict)
     for host in state.targets:
-        verdicts = [verdict for (name, _), verdict in state.verdicts.items() if name == host]
+        verdicts = judged.get(host)
         if not verdicts:
             continue
         policy, evidence, document = state.targets[host].policy, None, None

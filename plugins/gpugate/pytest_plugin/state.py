@@ -39,13 +39,13 @@ class State:
         return self.targets[host].policy.expected(self.profile)
 
     def hosts_for(self, check: str, path: Path) -> list[str]:
-        """The hosts that owe a check which `path` defines; raises UsageError for one that no policy names."""
+        """The hosts that owe a check which `path` defines; raises CollectError for one that no policy names."""
         other = self.defined.setdefault(check, path)
         if other != path:
-            raise pytest.UsageError(f"both {other} and {path} define {check}: rename one of the files")
+            raise pytest.Collector.CollectError(f"both {other} and {path} define {check}: rename one of the files")
         named = check in CATALOGUE or any(check in target.policy.checks for target in self.targets.values())
         if not named:
-            raise pytest.UsageError(
+            raise pytest.Collector.CollectError(
                 f"{path} defines {check}, which no policy names, so nobody would miss it: add '{check}: observe' "
                 "(or admit, evict, absent) under gpugate_checks"
             )

@@ -50,7 +50,7 @@ def short(value: Any) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class GpuName:
     """Which GPU a finding is about. What it could not say of itself reads 'unknown'."""
 
@@ -63,7 +63,7 @@ class GpuName:
         return f"GPU {self.index} ({self.uuid}, serial {self.serial}, {self.bus_id})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Finding:
     """One measured thing against its rule. `rule` reads as 'within 699 to 701 W', `origin` says who set it."""
 
@@ -86,7 +86,7 @@ class Finding:
         return f"{where}{self.what} is {value}{unit}, {verdict}: has to be {self.rule} [{self.origin}]{step}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """The outcome of one check on one host.
 

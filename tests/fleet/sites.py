@@ -13,7 +13,16 @@ from pathlib import Path
 from fleets import Fleet
 
 PROJECT = Path(__file__).resolve().parents[2]
-PARTS = ("ansible.cfg", "playbooks", "plugins/action", "plugins/modules", "plugins/module_utils", "plugins/gpugate")
+PARTS = (
+    "ansible.cfg",
+    "checks",
+    "playbooks",
+    "plugins/action",
+    "plugins/gpugate",
+    "plugins/module_utils",
+    "plugins/modules",
+    "pyproject.toml",
+)
 DEADLINE_S = 300  # a safety only
 
 

@@ -190,6 +190,17 @@ def test_older_builds_stay_for_going_back_but_not_for_ever(provisioned: Site) ->
     assert (folder / current / "gpugate-probe.pyz").stat().st_size > 100_000
 
 
+def test_validate_is_green_on_a_good_node_and_fails_on_a_bad_one(provisioned: Site, edited: Site) -> None:
+    """validate.yml runs the checks on the nodes of its limit; a red one makes it fail and is named."""
+    edit(edited, "gpugate_level: admit", "gpugate_level: admit\ngpugate_profile: quick")
+    edited.play("validate.yml", "--limit", "gpu0")
+    edited.fleet.cli("inject", "gpu0", "remap_failed", "--gpu", "3")
+    said = edited.play("validate.yml", "--limit", "gpu0", succeeds=False)
+    edited.fleet.cli("clear", "gpu0")
+    assert "FAIL errors.row_remap on gpu0" in said
+    assert "GPU 3 (" in said
+
+
 def test_unprovision_takes_all_back_and_then_has_nothing_to_do(provisioned: Site) -> None:
     """Files go, limits are the cards' own, persistence is off as it was before; the second run changes nothing."""
     told = provisioned.play("unprovision.yml", "--check", "--diff")

@@ -10,7 +10,7 @@ from gpugate import zipapp
 from gpugate.probe.node import Node
 from gpusim.build import install_driver
 from gpusim.state import create_node_state
-from probe.probing import KERNEL, Machine, write
+from probing import KERNEL, Machine, write
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from gpugate.evidence.types import Driver
 from gpugate.probe import units
 from gpugate.probe.driver import driver
 from gpugate.probe.node import Node
-from probe.probing import KERNEL, write
+from probing import KERNEL, write
 
 NO_NVML = Gap("NVML was not asked", 12)
 MODINFO = b"\x7fELF....\0license=NVIDIA\0version=580.95.05\0srcversion=ABC\0"

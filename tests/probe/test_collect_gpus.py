@@ -13,7 +13,7 @@ from gpugate.evidence.codec import parse
 from gpugate.evidence.facts import Gap, to_json
 from gpugate.evidence.frame import MAX_DOCUMENT_BYTES
 from gpugate.evidence.request import BurnRequest, ProbeRequest, WorkloadPattern
-from probe.probing import QUIET, Machine, interpreters, write
+from probing import QUIET, Machine, interpreters, write
 
 Make = Callable[..., Machine]
 BOARDS = [

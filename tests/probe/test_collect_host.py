@@ -15,7 +15,7 @@ from gpugate.probe.node import Node
 from gpugate.probe.nvml import RunningProcess
 from gpugate.probe.pci import pci_gpus
 from gpugate.probe.reading import attempt, printable
-from probe.probing import write
+from probing import write
 
 
 def test_host_facts_come_from_the_files_below_the_root(node: Node) -> None:

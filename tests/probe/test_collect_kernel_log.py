@@ -10,7 +10,7 @@ from gpugate.evidence.facts import Gap
 from gpugate.evidence.types import KernelLog
 from gpugate.probe.kernel_log import Log, dmesg, kernel_log
 from gpugate.probe.node import Node
-from probe.probing import write
+from probing import write
 
 XID = "NVRM: Xid (PCI:0000:18:00): 79, pid=7, GPU has fallen off the bus."
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from gpugate.evidence.codec import parse
-from probe.probing import DEADLINE_S
+from probing import DEADLINE_S
 
 PACKAGE = "libnvidia-ml1"
 # A /dev of its own in a mount namespace: run as root, the library would leave /dev/nvidiactl behind.

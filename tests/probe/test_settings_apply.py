@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from probe.probing import Machine
+from probing import Machine
 
 Make = Callable[..., Machine]
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from gpugate import zipapp
-from probe.probing import DEADLINE_S, Machine, old_interpreters
+from probing import DEADLINE_S, Machine, old_interpreters
 
 TOO_OLD = "gpugate-probe needs Python 3.9 or newer"
 

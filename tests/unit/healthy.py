@@ -56,7 +56,10 @@ def healthy(host: str = "gpu0", gpus: int = 8) -> t.Evidence:
         launches=[t.Launch(_uuid(host, n), True) for n in range(gpus)],
         workloads=[],
         kernel_log=t.KernelLog("journalctl -k -b", True, False, ["NVRM: loading NVIDIA UNIX x86_64 Kernel Module"]),
-        burn=t.Burn("gpugate_burn", 35.0, [_burnt(host, n) for n in range(gpus)], t.Samples("/var/lib/gpugate/samples/x.json.gz", "0" * 64, 4096)),
+        burn=t.Burn(
+            "gpugate_burn", 35.0, [_burnt(host, n) for n in range(gpus)],
+            t.Samples("/var/lib/gpugate/samples/x.json.gz", "0" * 64, 4096),
+        ),
     )  # fmt: skip
 
 

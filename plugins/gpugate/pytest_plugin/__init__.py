@@ -116,7 +116,8 @@ class _Session:
 
     def pytest_collectreport(self, report: pytest.CollectReport) -> None:
         """A check file that cannot be imported makes the run partial."""
-        self.state.collection_failed |= report.failed
+        if report.failed:
+            self.state.collection_errors.append(report.longreprtext)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, Any, Any]:
@@ -159,7 +160,8 @@ class _Session:
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Say who is green, who is not and why, and where the report is."""
-        for line in self.config.stash.get(_SUMMARY, []):
+        state = self.config.stash.get(STATE, None)
+        for line in [*(state.collection_errors if state else []), *self.config.stash.get(_SUMMARY, [])]:
             terminalreporter.write_line(line)
 
     def _resolve(self) -> None:

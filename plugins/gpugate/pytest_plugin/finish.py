@@ -81,7 +81,7 @@ def write_refusal(config: pytest.Config, reason: str) -> Path | None:
 
 def _why_partial(config: pytest.Config, session: pytest.Session, state: State) -> str:
     option = config.option
-    if state.collection_failed:
+    if state.collection_errors:
         return "collection failed"
     if session.exitstatus == pytest.ExitCode.INTERRUPTED:
         return "it was interrupted"

@@ -30,7 +30,7 @@ class State:
     verdicts: dict[tuple[str, str], Verdict] = field(default_factory=dict)
     defined: dict[str, Path] = field(default_factory=dict)
     deselected: int = 0
-    collection_failed: bool = False
+    collection_errors: list[str] = field(default_factory=list)
     today: date = field(default_factory=date.today)
     _gathered: dict[str, Gathered] = field(default_factory=dict)
 

@@ -75,6 +75,15 @@ def test_burn_stops_when_a_gpu_comes_too_near_to_slowdown(make: MakeNode) -> Non
     assert burn["gpus"][1]["below_slowdown_c"]["high"] < REQUEST.headroom_c
 
 
+def test_throttling_card_is_not_called_settled_and_fine(make: MakeNode) -> None:
+    """A card that the throttle holds at its limit is refused by headroom and by the share of time that it throttled."""
+    node = make()
+    node.state.set("gpu.0.thermal_resistance", 0.11)
+    throttled, _healthy = node.burn(dataclasses.replace(REQUEST, min_s=45, abort_below_slowdown_c=-20))["gpus"]
+    assert throttled["below_slowdown_c"]["high"] < REQUEST.headroom_c
+    assert throttled["event_shares"]["sw_thermal"] > 0.01
+
+
 @pytest.mark.parametrize("kind", ["bit_once", "always", "nan", "after_warmup", "under_heat"])
 def test_wrong_answers_are_counted_and_located(make: MakeNode, kind: str) -> None:
     """Corruption of any kind, even of one launch, stops the burn and names GPU, thread and bits."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 
 import pytest
-
 from gpugate.evidence.facts import Gap
 from gpugate.evidence.types import SteadyState
 from gpugate.probe.burn.fit import Point, estimate, settle
@@ -19,12 +19,12 @@ def rise(
 ) -> list[Point]:
     """Samples of a sensor in whole degrees on the way from `start` to `steady`."""
     random_source = random.Random(seed)  # noqa: S311  # repeatable noise
-    step = {"round": round, "floor": math.floor, "exact": float}[sensor]
+    steps: dict[str, Callable[[float], float]] = {"round": round, "floor": math.floor, "exact": float}
     points = []
     for i in range(int(seconds * RATE_HZ)):
         t = i / RATE_HZ
         value = steady + (start - steady) * math.exp(-t / tau) + random_source.gauss(0, noise)
-        points.append((t, float(step(value))))
+        points.append((t, float(steps[sensor](value))))
     return points
 
 

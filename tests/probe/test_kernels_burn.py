@@ -6,6 +6,7 @@ import re
 import shutil
 import struct
 import subprocess
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 
@@ -201,7 +202,7 @@ def _signed(word: int) -> int:
     return word - 2**32 if word >> 31 else word
 
 
-INSTRUCTIONS = {
+INSTRUCTIONS: dict[str, Callable[..., int]] = {
     "mov.u32": lambda a: a,
     "mov.b32": lambda a: a,
     "mov.f32": lambda a: a,

@@ -22,8 +22,8 @@ from .gpu import BurningGpu
 from .node import burn
 from .store import document, store
 
-_RESERVE = 0.1  # part of the deadline that is kept for ending in good order
-_MOST_RESERVE_S = 10.0
+# What is kept of the deadline for ending in good order: a tenth, two seconds at least, never more than half.
+_RESERVE, _LEAST_RESERVE_S = 0.1, 2.0
 # GSP time-outs block a call for 45 s and then answer; beyond that nothing will.
 HANGS_AFTER_S = 60.0
 
@@ -41,7 +41,8 @@ def main() -> None:
 
 
 def _burn(task: dict[str, Any], request: BurnRequest) -> dict[str, Any]:
-    give_up_at = time.monotonic() + request.deadline_s - min(_MOST_RESERVE_S, request.deadline_s * _RESERVE)
+    reserve = min(max(request.deadline_s * _RESERVE, _LEAST_RESERVE_S), request.deadline_s / 2)
+    give_up_at = time.monotonic() + request.deadline_s - reserve
     cuda = Cuda()
     watchdog = Watchdog(cuda, min(HANGS_AFTER_S, request.deadline_s / 2))
     adapter = nvml.start()

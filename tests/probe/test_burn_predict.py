@@ -1,0 +1,180 @@
+"""What is believed of a burn that throttled, rested or was cut short; and how its samples are kept."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from gpugate.evidence.facts import Gap
+from gpugate.evidence.types import SteadyState
+from gpugate.probe.burn.predict import decided, headroom, temperature
+from gpugate.probe.burn.series import MEMORY, Series
+from gpugate.probe.burn.store import KEPT, MOST_SAMPLES, document, store
+
+BOUND_C = 5.0
+SLOWDOWN_C = 87.0
+SW_THERMAL = 0x20
+RATE_HZ = 11
+
+
+def burnt(
+    rise: Callable[[float], float], seconds: float, *, reasons: Callable[[float], int] = lambda t: 0, load: float = 1.0
+) -> Series:
+    """The series of a GPU whose temperature follows `rise`, in whole degrees, under load for a part of the time."""
+    now = SimpleNamespace(t=0.0)
+
+    def celsius() -> float:
+        return float(round(rise(now.t)))
+
+    device = SimpleNamespace(
+        temperature=celsius,
+        below_slowdown=lambda: SLOWDOWN_C - celsius(),
+        memory_temperature=lambda: Gap("this card has no memory sensor", 3),
+        power_draw=lambda: 650.0,
+        sm_clock=lambda: 1900,
+        event_reasons=lambda: reasons(now.t),
+    )
+    series = Series(device)  # type: ignore[arg-type]  # a device is six sensors to a series
+    for i in range(1, int(seconds * RATE_HZ)):
+        now.t = i / RATE_HZ
+        series.sample(now.t, now.t * load)
+    return series
+
+
+def towards(steady: float, tau: float = 12.0) -> Callable[[float], float]:
+    """A first-order rise from 30 C."""
+    return lambda t: steady + (30 - steady) * math.exp(-t / tau)
+
+
+def held(steady: float, limit: float, tau: float = 12.0) -> Callable[[float], float]:
+    """The same, held at `limit` by the throttle."""
+    return lambda t: min(limit, towards(steady, tau)(t))
+
+
+def throttles(steady: float, limit: float, tau: float = 12.0) -> Callable[[float], int]:
+    """The reasons of such a card: software slowdown for heat, as long as it would be hotter than its limit."""
+    return lambda t: SW_THERMAL if towards(steady, tau)(t) > limit else 0
+
+
+def test_free_burn_is_predicted() -> None:
+    """Without throttling the fit is the prediction, and it is decided where it is clear of the bound."""
+    found = headroom(burnt(towards(70), 60), BOUND_C, over=False)
+    assert isinstance(found, SteadyState)
+    assert found.low <= SLOWDOWN_C - 70 <= found.high
+    assert decided(found, BOUND_C)
+
+
+def test_throttled_card_is_predicted_from_before_the_throttle() -> None:
+    """A card that throttles late is judged by the rise before it, not by where the throttle holds it."""
+    found = headroom(burnt(held(92, 87), 60, reasons=throttles(92, 87)), BOUND_C, over=False)
+    assert isinstance(found, SteadyState)
+    assert found.high < BOUND_C
+    assert found.value < 0
+
+
+def test_card_that_throttles_at_once_is_no_better_than_where_it_is_held() -> None:
+    """Where the rise was too short to fit, the level at which the throttle holds the card is the best that is said."""
+    found = headroom(burnt(held(200, 87), 40, reasons=throttles(200, 87)), BOUND_C, over=False)
+    assert isinstance(found, SteadyState)
+    assert found.value == pytest.approx(0, abs=0.5)
+    assert found.high < BOUND_C
+    assert decided(found, BOUND_C)
+
+
+def test_throttle_far_from_the_limit_is_no_prediction() -> None:
+    """A card held cool by a throttle from elsewhere might be hot without it: a gap, never a comfortable number."""
+    series = burnt(held(200, 60), 40, reasons=throttles(200, 60))
+    found = headroom(series, BOUND_C, over=True)
+    assert isinstance(found, Gap)
+    assert "throttled for heat" in found.unavailable
+    assert isinstance(temperature(series), Gap)
+
+
+def test_fit_that_contradicts_the_throttle_is_not_believed() -> None:
+    """A rise that seemed to end far below the limit, and then throttled, is no prediction of comfort."""
+    series = burnt(towards(60, 5), 60, reasons=lambda t: SW_THERMAL if t > 40 else 0)
+    series.values["below_slowdown_c"][-200:] = [8.0] * 200
+    found = headroom(series, BOUND_C, over=True)
+    assert isinstance(found, Gap)
+    assert "yet it throttled" in found.unavailable
+
+
+def test_single_thermal_sample_is_a_blip() -> None:
+    """One sample with a thermal reason does not cut the burn short."""
+    found = headroom(
+        burnt(towards(70), 60, reasons=lambda t: SW_THERMAL if 9.95 < t < 10.04 else 0), BOUND_C, over=False
+    )
+    assert isinstance(found, SteadyState)
+
+
+def test_rested_card_is_not_called_cool() -> None:
+    """A GPU that the host left idle between launches gives no good news."""
+    series = burnt(towards(60), 60, load=0.7)
+    found = headroom(series, BOUND_C, over=True)
+    assert isinstance(found, Gap)
+    assert "70% of the burn" in found.unavailable
+    assert isinstance(temperature(series), Gap)
+
+
+def test_rested_card_that_is_hot_all_the_same_is_called_hot() -> None:
+    """Bad news is believed of a GPU even where it could have been worse."""
+    found = headroom(burnt(towards(86), 60, load=0.7), BOUND_C, over=False)
+    assert isinstance(found, SteadyState)
+    assert found.high < BOUND_C
+
+
+def test_burn_cut_short_by_heat_says_how_near_it_came() -> None:
+    """A burn that was stopped in mid-rise beyond the bound reports that, and only once it is over."""
+    series = burnt(towards(120, 30), 14)
+    assert isinstance(headroom(series, BOUND_C, over=False), Gap)
+    series = burnt(towards(160, 30), 17.5)
+    found = headroom(series, BOUND_C, over=True)
+    assert isinstance(found, SteadyState)
+    assert found.high < BOUND_C
+
+
+def test_missing_sensor_stays_missing() -> None:
+    """A card without a memory sensor gets that reason as its memory's prediction."""
+    found = temperature(burnt(towards(60), 30), MEMORY)
+    assert found == Gap("this card has no memory sensor", 3)
+
+
+def test_sensor_that_fails_midway_takes_its_fact_with_it() -> None:
+    """Samples before a failure are not averaged as if they were the whole burn."""
+    series = burnt(towards(60), 30)
+    series.gaps["power_w"] = Gap("field 186 answered 999 (Unknown Error)", 999)
+    assert series.mean("power_w", 15) == Gap("field 186 answered 999 (Unknown Error)", 999)
+
+
+def test_undecided_is_what_spans_the_bound() -> None:
+    """Neither a gap nor an interval across the bound is a decision."""
+    assert not decided(Gap("no samples"), BOUND_C)
+    assert not decided(SteadyState(6.0, 4.0, 8.0, 10.0, 0.3), BOUND_C)
+
+
+def test_only_the_newest_samples_are_kept(tmp_path: Path) -> None:
+    """Old files go, the newest twenty stay, and nothing half-written is left."""
+    for i in range(KEPT + 5):
+        told = store(tmp_path, {"kernel": str(i)})
+        os.utime(told.path, (i, i))
+    files = sorted(path.name for path in (tmp_path / "samples").iterdir())
+    assert len(files) == KEPT
+    assert Path(told.path).name in files
+
+
+def test_same_samples_make_the_same_file(tmp_path: Path) -> None:
+    """The file holds no time of its own, so its digest is that of the samples."""
+    first, second = store(tmp_path / "a", {"kernel": "k"}), store(tmp_path / "b", {"kernel": "k"})
+    assert first.sha256 == second.sha256
+
+
+def test_long_burn_is_thinned_out() -> None:
+    """However long the burn, a bounded number of samples is kept, all sensors in step."""
+    content = document("k", {"GPU-1": burnt(towards(60), 600)})["gpus"]["GPU-1"]
+    assert MOST_SAMPLES / 2 < len(content["seconds"]) <= MOST_SAMPLES
+    assert len(content["seconds"]) == len(content["temperature_c"])
+    assert content["unavailable"] == {"memory_temperature_c": "this card has no memory sensor"}

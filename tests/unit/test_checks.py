@@ -247,7 +247,8 @@ def test_lost_gpu_is_named_by_count() -> None:
     """A GPU that NVML still counts but cannot talk to fails the count, with the driver's reason."""
     judged = verdict("identity.gpu_count", with_fact(healthy(), "gpus.3.uuid", LOST))
     assert judged.outcome is Outcome.FAIL
-    assert "GPU 3: nvmlDeviceGetX: GPU is lost" in judged.headline
+    assert judged.headline.startswith("GPU 3 (uuid unknown, ")
+    assert "nvmlDeviceGetX: GPU is lost" in judged.headline
 
 
 def test_idle_downshift_is_healthy() -> None:

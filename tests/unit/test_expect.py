@@ -149,3 +149,33 @@ def test_marginal_is_green_and_visible() -> None:
     assert verdict.outcome is Outcome.PASS
     assert verdict.marginal
     assert "marginal" in verdict.headline
+
+
+def test_gap_on_one_gpu_hides_no_failure_on_another() -> None:
+    """A GPU that cannot be read does not keep the check from finding the bad one after it; both are said."""
+
+    def check(node: Any, policy: Any, expect: Expect) -> None:
+        for gpu in node.gpus:
+            expect("limit", gpu.power.limit_w, at=gpu).at_most(660)
+
+    evidence = with_fact(healthy(), "gpus.5.power.limit_w", 700.0)
+    for n in (0, 2):
+        evidence = with_fact(evidence, f"gpus.{n}.power.limit_w", Gap("lost", 15))
+    verdict = judged(check, evidence)
+    assert verdict.outcome is Outcome.FAIL
+    assert [finding.gpu.index for finding in verdict.bad if finding.gpu] == [5]
+    assert "GPU 0" in verdict.reason
+    assert "GPU 2" in verdict.reason
+    assert len(verdict.findings) == 6
+
+
+def test_gaps_alone_stay_an_error() -> None:
+    """GPUs that cannot be read make an ERROR, however good the others are."""
+
+    def check(node: Any, policy: Any, expect: Expect) -> None:
+        for gpu in node.gpus:
+            expect("limit", gpu.power.limit_w, at=gpu).at_most(660)
+
+    verdict = judged(check, with_fact(healthy(), "gpus.*.power.limit_w", Gap("lost", 15)))
+    assert verdict.outcome is Outcome.ERROR
+    assert "and 5 more GPUs" in verdict.reason

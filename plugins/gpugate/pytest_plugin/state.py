@@ -33,10 +33,13 @@ class State:
     collection_errors: list[str] = field(default_factory=list)
     today: date = field(default_factory=date.today)
     _gathered: dict[str, Gathered] = field(default_factory=dict)
+    _expected: dict[str, list[str]] = field(default_factory=dict)
 
     def expected(self, host: str) -> list[str]:
         """The checks that a host owes in this run."""
-        return self.targets[host].policy.expected(self.profile)
+        if host not in self._expected:
+            self._expected[host] = self.targets[host].policy.expected(self.profile)
+        return self._expected[host]
 
     def hosts_for(self, check: str, path: Path) -> list[str]:
         """The hosts that owe a check which `path` defines; raises CollectError for one that no policy names."""

@@ -92,7 +92,14 @@ class Expectation:
 
 
 def name_of(gpu: Gpu) -> GpuName:
-    """What a reader needs to find the card."""
+    """What a reader needs to find the card. Kept with the record: every finding on it shares one name."""
+    known: GpuName | None = vars(gpu).get("_name")
+    if known is None:
+        known = vars(gpu)["_name"] = _named(gpu)
+    return known
+
+
+def _named(gpu: Gpu) -> GpuName:
     return GpuName(gpu.index, _told(gpu, "uuid"), _told(gpu, "serial"), _told(gpu, "bus_id"))
 
 
@@ -104,8 +111,10 @@ def _told(gpu: Facts, name: str) -> str:
 
 
 def _origin(*bounds: Any) -> str:
-    origins = dict.fromkeys(bound.origin for bound in bounds if hasattr(bound, "origin"))
-    return ", ".join(origins) or _OURS
+    origins = [origin for bound in bounds if (origin := getattr(bound, "origin", None))]
+    if len(origins) > 1:
+        return ", ".join(dict.fromkeys(origins))
+    return origins[0] if origins else _OURS
 
 
 def _plain(value: Any) -> Any:

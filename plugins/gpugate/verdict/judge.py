@@ -42,14 +42,15 @@ else:
 class Node(_NodeFacts):
     """The node as checks see it: every fact of `Evidence`, the way it was gathered, and GPUs that have to be judged.
 
-    A check that looks at `gpus` owes a finding for every GPU that policy expects.
+    A check that looks at `gpus` owes a finding for every GPU that policy expects. `at` is the GPU that it looks at
+    now; the GPUs whose index is in `without` are left out, because they are known to have a gap.
     """
 
-    def __init__(self, gathered: Gathered, evidence: Evidence) -> None:
+    def __init__(self, gathered: Gathered, evidence: Evidence, without: frozenset[int] = frozenset()) -> None:
         self.gathered = gathered
-        self._evidence = evidence
+        self.at: Gpu | None = None
+        self._evidence, self._without = evidence, without
         self._looked_at_gpus = False
-        self._at: Gpu | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._evidence, name)
@@ -58,7 +59,8 @@ class Node(_NodeFacts):
     def gpus(self) -> list[Gpu]:
         """NVML's devices, in its order."""
         self._looked_at_gpus = True
-        return _Walk(self, self._evidence.gpus, lambda gpu: gpu)
+        gpus = [gpu for gpu in self._evidence.gpus if gpu.index not in self._without]
+        return _Walk(self, gpus, lambda gpu: gpu)
 
     def burnt(self) -> list[tuple[Gpu, BurnGpu]]:
         """Every GPU with its burn record, matched by UUID; raises Unavailable where one has none."""
@@ -83,9 +85,9 @@ class _Walk(list[_T]):
 
     def __iter__(self) -> Iterator[_T]:
         for item in super().__iter__():
-            self._node._at = self._gpu_of(item)
+            self._node.at = self._gpu_of(item)
             yield item
-        self._node._at = None
+        self._node.at = None
 
 
 class _OriginFloat(float):
@@ -131,16 +133,32 @@ def judge(check: str, function: Check, gathered: Gathered, policy: Policy, today
     """
     if gathered.evidence is None:
         return unjudged(gathered, check, policy, today)
-    node, expect, started = Node(gathered, gathered.evidence), Expect(), time.perf_counter()
-    broken: Exception | None = None
-    try:
-        function(node, traced(policy), expect)
-    except Exception as error:  # a broken check is never a pass, and never takes the run down
-        broken = error
-    reason = because(broken) if broken else _uncovered(node, policy, expect)
-    if broken and node._at is not None:
-        reason = f"{name_of(node._at)}: {reason}"
+    started = time.perf_counter()
+    silent: dict[int, str] = {}
+    while True:
+        node, expect = Node(gathered, gathered.evidence, frozenset(silent)), Expect()
+        try:
+            function(node, traced(policy), expect)
+        except Unavailable as gap:
+            # One GPU's gap must not hide another one's failure: the check runs again without the GPU that has the gap.
+            if node.at is not None:
+                silent[node.at.index] = f"{name_of(node.at)}: {gap}"
+                continue
+            reason = str(gap)
+        except Exception as error:  # a broken check is never a pass, and never takes the run down
+            reason = because(error)
+        else:
+            reason = "" if silent else _uncovered(node, policy, expect)
+        break
+    reason = "; ".join([*list(silent.values())[:_TOLD], *_more(silent), *([reason] if reason else [])])
     return conclude(gathered.host, check, policy, expect, reason, time.perf_counter() - started, today)
+
+
+_TOLD = 3
+
+
+def _more(silent: dict[int, str]) -> list[str]:
+    return [f"and {len(silent) - _TOLD} more GPUs"] if len(silent) > _TOLD else []
 
 
 def unjudged(gathered: Gathered, check: str, policy: Policy, today: date) -> Verdict:

@@ -62,17 +62,27 @@ def test_fouled_heat_sink_is_predicted_beyond_the_bound(make: MakeNode) -> None:
     assert "unavailable" in healthy["below_slowdown_c"] or healthy["below_slowdown_c"]["low"] > REQUEST.headroom_c
 
 
-def test_burn_stops_when_a_gpu_comes_too_near_to_slowdown(make: MakeNode) -> None:
-    """Heat beyond the abort bound ends the whole burn at once, and the reason names the GPU."""
+def test_gpu_that_comes_too_near_to_slowdown_stops_alone(make: MakeNode) -> None:
+    """Heat beyond the abort bound ends that GPU's burn at once, with its reason; its sibling is measured to the end."""
     node = make()
     node.state.set("gpu.1.thermal_resistance", 0.15)
+    healthy, hot = node.burn()["gpus"]
+    assert hot["ended"] == "aborted"
+    assert hot["seconds"] < REQUEST.min_s
+    assert node.uuid(1) in hot["reason"]
+    assert "below slowdown" in hot["reason"]
+    assert hot["below_slowdown_c"]["high"] < REQUEST.headroom_c
+    assert healthy["ended"] == "settled"
+    assert healthy["below_slowdown_c"]["low"] > REQUEST.headroom_c
+
+
+def test_burn_ends_when_every_gpu_is_too_hot(make: MakeNode) -> None:
+    """With no GPU left to burn, the burn is over, long before its maximum."""
+    node = make()
+    node.state.set("gpu.*.thermal_resistance", 0.15)
     burn = node.burn()
     assert {gpu["ended"] for gpu in burn["gpus"]} == {"aborted"}
     assert burn["seconds"] < REQUEST.min_s
-    for gpu in burn["gpus"]:
-        assert node.uuid(1) in gpu["reason"]
-        assert "below slowdown" in gpu["reason"]
-    assert burn["gpus"][1]["below_slowdown_c"]["high"] < REQUEST.headroom_c
 
 
 def test_throttling_card_is_not_called_settled_and_fine(make: MakeNode) -> None:

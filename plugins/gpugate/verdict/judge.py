@@ -150,15 +150,9 @@ def judge(check: str, function: Check, gathered: Gathered, policy: Policy, today
         else:
             reason = "" if silent else _uncovered(node, policy, expect)
         break
-    reason = "; ".join([*list(silent.values())[:_TOLD], *_more(silent), *([reason] if reason else [])])
+    told = [*list(silent.values())[:1], *([f"and {len(silent) - 1} more GPU{'s' * (len(silent) > 2)}"] if len(silent) > 1 else [])]
+    reason = "; ".join([*told, *([reason] if reason else [])])
     return conclude(gathered.host, check, policy, expect, reason, time.perf_counter() - started, today)
-
-
-_TOLD = 3
-
-
-def _more(silent: dict[int, str]) -> list[str]:
-    return [f"and {len(silent) - _TOLD} more GPUs"] if len(silent) > _TOLD else []
 
 
 def unjudged(gathered: Gathered, check: str, policy: Policy, today: date) -> Verdict:

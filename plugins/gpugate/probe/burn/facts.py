@@ -20,7 +20,9 @@ def facts_of(gpu: BurningGpu, outcome: Outcome, request: BurnRequest) -> dict[st
     series, answer, half = gpu.series, gpu.answer, gpu.seconds / 2
     predicted = headroom(series, request.headroom_c, over=True)
     ended, reason = outcome.ended, outcome.reason
-    if ended == "maximum" and decided(predicted, request.headroom_c):
+    if gpu.stopped:
+        ended, reason = "aborted", gpu.stopped
+    elif ended == "maximum" and decided(predicted, request.headroom_c):
         ended, reason = "settled", "its own prediction was clear; other GPUs' were not"
     return {
         "uuid": gpu.uuid,
@@ -82,7 +84,7 @@ def _resistance(gpu: BurningGpu) -> float | Gap:
 
 def _event_shares(gpu: BurningGpu) -> dict[str, float] | Gap:
     """Share of the burn's time by reason: by the driver's own time counters, else by samples."""
-    before, after = gpu.times_before, gpu.device.event_reason_times()
+    before, after = gpu.times_before, gpu.times_after or gpu.device.event_reason_times()
     counted = {}
     if not isinstance(before, Gap) and not isinstance(after, Gap) and gpu.seconds > 0:
         counted = {reason: (after[reason] - before[reason]) / 1e9 / gpu.seconds for reason in after}

@@ -52,12 +52,17 @@ class _Slot:
 
 
 class BurningGpu:
-    """A GPU from its calibration to the last launch of its burn. `seconds`: its device time since `start`."""
+    """A GPU from its calibration to the last launch of its burn.
+
+    `seconds`: its device time since `start`. `stopped`: why its burn ended before the others', empty where it did not.
+    """
 
     def __init__(self, cuda: Cuda, handle: int, device: Device, uuid: str) -> None:
         self.uuid, self.device = uuid, device
         self.idle = Idle(device.temperature(), device.power_draw(), device.ecc_uncorrected())
         self.times_before = device.event_reason_times()
+        self.times_after: dict[str, int] | Gap | None = None
+        self.stopped = ""
         self.series = Series(device)
         self.seconds = 0.0
         self.work: list[tuple[float, float, float]] = []  # end, busy seconds and operations of each launch
@@ -119,6 +124,12 @@ class BurningGpu:
             self._kernel.wait()
             self._take()
             self._check()
+
+    def stop(self, reason: str) -> None:
+        """End this GPU's own burn; the others go on. Raises Abort."""
+        self.drain()
+        self.stopped = reason
+        self.times_after = self.device.event_reason_times()
 
     def look(self) -> None:
         """Read what only shows under load and needs no dense sampling."""

@@ -34,7 +34,8 @@ def burn(
     tell: Callable[[str], None],
     beat: Callable[[], None],
 ) -> Outcome:
-    """Burn until every GPU's headroom is decided, `max_s` is over or something is wrong.
+    """Burn until every GPU's headroom is decided, `max_s` is over or something is wrong. A GPU that comes too near to
+    slowdown stops alone.
 
     `give_up_at` is the reading of time.monotonic() at which to stop in good order. `beat` is called in every round.
     """
@@ -42,7 +43,7 @@ def burn(
         outcome = _serve(gpus, request, give_up_at, tell, beat)
     except Abort as abort:
         outcome = Outcome("aborted", str(abort), 0.0)
-    for gpu in gpus:
+    for gpu in (gpu for gpu in gpus if not gpu.stopped):
         beat()
         try:
             gpu.drain()
@@ -67,15 +68,18 @@ def _serve(
     while True:
         beat()
         # The node's power supply sees one GPU after the other, not all at once.
-        while waiting and (not burning or burning[0].seconds >= RAMP_S * len(burning) / len(gpus)):
+        while waiting and (not burning or burning[0].seconds >= RAMP_S * (1 - len(waiting) / len(gpus))):
             gpu = waiting.pop(0)
             gpu.start()
             burning.append(gpu)
         served = 0
-        for gpu in burning:
+        for gpu in list(burning):
             if gpu.step():
                 served += 1
-                _check_heat(gpu, request)
+                if heat := _too_hot(gpu, request):
+                    gpu.stop(heat)
+                    burning.remove(gpu)
+                    unseen = [other for other in unseen if other is not gpu]
         now = time.monotonic()
         if now - told >= _TELL_EVERY_S:
             told = now
@@ -84,6 +88,8 @@ def _serve(
             return Outcome(
                 "aborted", f"the deadline of {request.deadline_s:g} s (wall) came before the burn's own end", 0.0
             )
+        if not burning and not waiting:
+            return Outcome("aborted", "every GPU came too near to slowdown", 0.0)
         seconds = 0.0 if waiting else min(gpu.seconds for gpu in burning)
         if seconds >= look_at and not unseen:
             look_at = max(seconds + _LOOK_EVERY_S, seconds * _LOOK_GROWTH)
@@ -116,13 +122,15 @@ def is_decided(gpu: BurningGpu, request: BurnRequest) -> bool:
     return not isinstance(temperature(gpu.series, MEMORY), Gap)
 
 
-def _check_heat(gpu: BurningGpu, request: BurnRequest) -> None:
+def _too_hot(gpu: BurningGpu, request: BurnRequest) -> str:
+    """Why this GPU has to stop now; its neighbours, which each have this bound, go on and are measured."""
     left = gpu.series.values[HEADROOM][-1]
-    if left < request.abort_below_slowdown_c:
-        raise Abort(
-            f"{gpu.name} came to {left:g} C below slowdown after {gpu.seconds:.1f} s, "
-            f"and the burn stops below {request.abort_below_slowdown_c:g} C"
-        )
+    if left >= request.abort_below_slowdown_c:
+        return ""
+    return (
+        f"{gpu.name} came to {left:g} C below slowdown after {gpu.seconds:.1f} s, "
+        f"and the burn stops below {request.abort_below_slowdown_c:g} C"
+    )
 
 
 def _tell(gpus: Sequence[BurningGpu], tell: Callable[[str], None]) -> None:

@@ -188,7 +188,7 @@ def test_reboot(healthy: Fleet) -> None:
         healthy.cli("set", "gpu0", f"gpu.0.{key}", value)
     healthy.cli("process", "add", "gpu0", "--gpu", "0")
     healthy.cli("kmsg", "gpu0", "something happened")
-    detached = int(healthy.ssh("gpu0", "setsid sleep 3600 >/dev/null 2>&1 </dev/null & echo $!").stdout)
+    detached = int(healthy.ssh("gpu0", "setsid sh -c 'echo $$; exec sleep 3600 >/dev/null 2>&1 </dev/null' &").stdout)
     healthy.cli("reboot", "gpu0")
     assert (node.root / "proc/sys/kernel/random/boot_id").read_text() != boot_id
     assert float((node.root / "proc/uptime").read_text().split()[0]) < 3600

@@ -51,7 +51,7 @@ def test_two_fleets_side_by_side_know_nothing_of_each_other(tmp_path: Path) -> N
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     with simulated_fleet(tmp_path / "a") as first:
-        started = first.ssh("gpu0", "setsid sleep 3600 >/dev/null 2>&1 </dev/null & echo $!")
+        started = first.ssh("gpu0", "setsid sh -c 'echo $$; exec sleep 3600 >/dev/null 2>&1 </dev/null' &")
         with simulated_fleet(tmp_path / "b") as second:
             assert second.ssh("gpu0", "hostname").stdout == "gpu0\n"
         assert alive(int(started.stdout))
@@ -63,7 +63,7 @@ def test_two_fleets_side_by_side_know_nothing_of_each_other(tmp_path: Path) -> N
 def test_down_ends_what_hides_its_origin(tmp_path: Path) -> None:
     """A process that detached itself and dropped its environment ends with the fleet all the same."""
     with simulated_fleet(tmp_path) as fleet:
-        done = fleet.ssh("gpu0", "env -i setsid sleep 3600 >/dev/null 2>&1 </dev/null & echo $!")
+        done = fleet.ssh("gpu0", "env -i setsid sh -c 'echo $$; exec sleep 3600 >/dev/null 2>&1 </dev/null' &")
         assert alive(int(done.stdout))
     assert not alive(int(done.stdout))
 
@@ -71,7 +71,7 @@ def test_down_ends_what_hides_its_origin(tmp_path: Path) -> None:
 def test_up_after_a_server_was_killed(tmp_path: Path) -> None:
     """The pid file of a dead server is no obstacle, and what it left running is ended."""
     with simulated_fleet(tmp_path) as fleet:
-        orphan = int(fleet.ssh("gpu0", "setsid sleep 3600 >/dev/null 2>&1 </dev/null & echo $!").stdout)
+        orphan = int(fleet.ssh("gpu0", "setsid sh -c 'echo $$; exec sleep 3600 >/dev/null 2>&1 </dev/null' &").stdout)
         server = int(fleet.layout.pid_file.read_text())
         os.kill(server, signal.SIGKILL)
         until(lambda: not control.is_up(fleet.layout))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from datetime import timedelta
 from xml.etree import ElementTree
 
@@ -111,7 +112,7 @@ def test_same_verdicts_same_bytes() -> None:
     """Two runs with the same verdicts differ only in time attributes and in the properties run_id and started."""
     later = STARTED + timedelta(days=3)
     first, verdicts = every_outcome(), [v for host in every_outcome().hosts for v in reversed(host.verdicts)]
-    slow = [Verdict(**{**vars(v), "seconds": v.seconds + 1}) for v in verdicts]
+    slow = [replace(v, seconds=v.seconds + 1) for v in verdicts]
     second = run_of(*reversed(slow), identity=first.hosts[0].identity, started=later, run_id=new_run_id(later))
     assert written(first) != written(second)
     assert timeless(written(first)) == timeless(written(second))

@@ -53,13 +53,24 @@ def resolve(pattern: str, source: str | None = None) -> list[Target]:
         raise InventoryError(f"the inventory cannot be resolved: {error}") from error
 
 
-def _vault_secrets(loader: Any) -> Any:
-    from ansible import constants
-    from ansible.cli import CLI
+def _vault_secrets(loader: Any) -> list[tuple[str, Any]]:
+    """The secrets of Ansible's configured password files and vault ids (`label@file`); a prompt is no file.
 
-    files = [constants.DEFAULT_VAULT_PASSWORD_FILE] if constants.DEFAULT_VAULT_PASSWORD_FILE else []
-    identities = list(constants.DEFAULT_VAULT_IDENTITY_LIST)
-    return CLI.setup_vault_secrets(loader, vault_ids=identities, vault_password_files=files, auto_prompt=False)
+    Not by ansible.cli, which refuses to be imported where a standard stream does not block.
+    """
+    from ansible import constants
+    from ansible.parsing.vault import get_file_vault_secret
+
+    chosen = [constants.DEFAULT_VAULT_PASSWORD_FILE] if constants.DEFAULT_VAULT_PASSWORD_FILE else []
+    secrets = []
+    for identity in [*chosen, *constants.DEFAULT_VAULT_IDENTITY_LIST]:
+        label, _, file = str(identity).rpartition("@")
+        if file.startswith("prompt"):
+            raise InventoryError(f"the vault id {identity!r} asks for a password: name a file or a script instead")
+        secret = get_file_vault_secret(filename=file, vault_id=label or constants.DEFAULT_VAULT_IDENTITY, loader=loader)
+        secret.load()
+        secrets.append((label or constants.DEFAULT_VAULT_IDENTITY, secret))
+    return secrets
 
 
 def _select(inventory: InventoryManager, pattern: str, sources: Any) -> list[Any]:

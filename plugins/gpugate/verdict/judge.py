@@ -150,7 +150,10 @@ def judge(check: str, function: Check, gathered: Gathered, policy: Policy, today
         else:
             reason = "" if silent else _uncovered(node, policy, expect)
         break
-    told = [*list(silent.values())[:1], *([f"and {len(silent) - 1} more GPU{'s' * (len(silent) > 2)}"] if len(silent) > 1 else [])]
+    told = [
+        *list(silent.values())[:1],
+        *([f"and {len(silent) - 1} more GPU{'s' * (len(silent) > 2)}"] if len(silent) > 1 else []),
+    ]
     reason = "; ".join([*told, *([reason] if reason else [])])
     return conclude(gathered.host, check, policy, expect, reason, time.perf_counter() - started, today)
 

@@ -59,7 +59,7 @@ def _vault_secrets(loader: Any) -> list[tuple[str, Any]]:
     Not by ansible.cli, which refuses to be imported where a standard stream does not block.
     """
     from ansible import constants
-    from ansible.parsing.vault import get_file_vault_secret
+    from ansible.parsing.vault import VaultSecretsContext, get_file_vault_secret
 
     chosen = [constants.DEFAULT_VAULT_PASSWORD_FILE] if constants.DEFAULT_VAULT_PASSWORD_FILE else []
     secrets = []
@@ -70,6 +70,8 @@ def _vault_secrets(loader: Any) -> list[tuple[str, Any]]:
         secret = get_file_vault_secret(filename=file, vault_id=label or constants.DEFAULT_VAULT_IDENTITY, loader=loader)
         secret.load()
         secrets.append((label or constants.DEFAULT_VAULT_IDENTITY, secret))
+    if VaultSecretsContext.current(optional=True) is None:
+        VaultSecretsContext.initialize(VaultSecretsContext(secrets))
     return secrets
 
 

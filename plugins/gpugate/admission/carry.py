@@ -41,9 +41,13 @@ class Carried:
 
     @property
     def lines(self) -> list[str]:
-        """One line a host, for people."""
+        """What became of each host, for people: a line with the weightiest reason, and one for each of the next."""
         width = max((len(each.host) for each in self.decisions), default=0)
-        return [f"{one_line(each.host):<{width}}  {self._line(each)}" for each in self.decisions]
+        return [
+            f"{one_line(each.host) if first else '':<{width}}  {line}"
+            for each in self.decisions
+            for first, line in zip((True, *[False] * _SHOWN_REASONS), self._told(each), strict=False)
+        ]
 
     def states(self, after: bool) -> str:
         """The state of each host before or after, a line each."""
@@ -51,14 +55,16 @@ class Carried:
         moved = {each.host: each.action is Action.ADMIT for each in self.changed} if after else {}
         return "".join(f"{each.host}: {texts[moved.get(each.host, each.in_service)]}\n" for each in self.decisions)
 
-    def _line(self, decision: Decision) -> str:
+    def _told(self, decision: Decision) -> list[str]:
         words = _WOULD if self.check and decision.action.changes else _DONE
         told = words[decision.action] + (f" ({_WOULD[decision.would]})" if decision.would else "")
+        weightiest, *others = decision.reasons[:_SHOWN_REASONS]
         more = len(decision.reasons) - _SHOWN_REASONS
-        why = "; ".join(decision.reasons[:_SHOWN_REASONS]) + (f" (and {more} more)" if more > 0 else "")
+        if more > 0:
+            others[-1] += f" (and {more} more)"
         if decision.host in self.problems:
-            return f"NOT DONE: {self.problems[decision.host]}; decided: {told}: {why}"
-        return f"{told}: {why}"
+            told = f"NOT DONE: {self.problems[decision.host]}; decided: {told}"
+        return [f"{told}: {weightiest}", *(f"and: {other}" for other in others)]
 
 
 def carry(

@@ -23,6 +23,7 @@ from .exports import Driver, driver_named
 DEFAULT_BUILD_DIR = Path(".gpusim/build")
 _SOURCES = Path(__file__).parent / "driver"
 _SHARED = ("sim.c", "model.c")
+BECOME = "libgpusim-become.so"  # what a node's sudo preloads
 _FLAGS = [
     *("-std=c11", "-D_GNU_SOURCE", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"),
     *("-Wl,--no-undefined", "-Wl,-z,now"),
@@ -62,7 +63,7 @@ def install_driver(
 ) -> None:
     """Put libnvidia-ml.so.1 and libcuda.so.1 of `driver` into `libdir`, as links to files that carry the full version.
 
-    The files are copies, so that a node may break its own. `<libdir>/gpusim.state` is what they will read.
+    Beside them lies the library that a node's sudo preloads. The files are copies, so that a node may break its own. `<libdir>/gpusim.state` is what they will read.
     """
     chosen = driver_named(driver)
     built = {
@@ -72,13 +73,18 @@ def install_driver(
     libdir.mkdir(parents=True, exist_ok=True)
     for name, library in built.items():
         versioned = libdir / f"{name}.{chosen.version}"
+        _place(library, versioned)
         fresh = libdir / f".{name}.{os.getpid()}"
-        shutil.copyfile(library, fresh)
-        fresh.chmod(0o755)
-        fresh.rename(versioned)
-        link = libdir / f"{name}.1"
         fresh.symlink_to(versioned.name)
-        fresh.rename(link)
+        fresh.rename(libdir / f"{name}.1")
+    _place(_become(build_dir, compiler), libdir / BECOME)
+
+
+def _place(library: Path, target: Path) -> None:
+    fresh = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.copyfile(library, fresh)
+    fresh.chmod(0o755)
+    fresh.rename(target)
 
 
 def _nvml(driver: Driver, build_dir: Path, compiler: Sequence[str] | None) -> Path:
@@ -95,6 +101,10 @@ def _nvml(driver: Driver, build_dir: Path, compiler: Sequence[str] | None) -> Pa
 def _cuda(build_dir: Path, compiler: Sequence[str] | None) -> Path:
     sources = [*_SHARED, *sorted(path.name for path in _SOURCES.glob("cuda_*.c"))]
     return _build("libcuda.so", sources, "extern int none;\n", "cu*;", [], build_dir, compiler)
+
+
+def _become(build_dir: Path, compiler: Sequence[str] | None) -> Path:
+    return _build(BECOME, ["become.c"], "extern int none;\n", "getuid;geteuid;", [], build_dir, compiler)
 
 
 def _build(

@@ -63,7 +63,8 @@ def install_driver(
 ) -> None:
     """Put libnvidia-ml.so.1 and libcuda.so.1 of `driver` into `libdir`, as links to files that carry the full version.
 
-    Beside them lies the library that a node's sudo preloads. The files are copies, so that a node may break its own. `<libdir>/gpusim.state` is what they will read.
+    Beside them lies the library that a node's sudo preloads. The files are copies, so that a node may break its own.
+    `<libdir>/gpusim.state` is what they will read.
     """
     chosen = driver_named(driver)
     built = {

@@ -200,3 +200,9 @@ def test_a_command_ends_with_its_connection_and_a_detached_one_does_not(fleet: F
     assert not alive(detached)
     fleet.cli("start", "gpu0")
     assert fleet.ssh("gpu0", "hostname").stdout == "gpu0\n"
+
+
+def test_root_by_sudo_hears_that_it_is_root(fleet: Fleet) -> None:
+    """A program that asks the kernel itself gets root's number under sudo, whoever runs the simulation."""
+    done = fleet.ssh("gpu0", "sudo -n python3 -c 'import os; print(os.geteuid(), os.getuid())'")
+    assert (done.stdout, done.stderr) == ("0 0\n", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 from datetime import date
 from typing import Any
@@ -39,6 +40,7 @@ def judged(function: Callable[..., None], evidence: Any = None, **changes: Any) 
         (lambda e: e("x", "a").one_of(["a", "b"]), True),
         (lambda e: e("x", []).none(), True),
         (lambda e: e("x", ["pid 7"]).none(), False),
+        (lambda e: e("x", [""]).none(), False),
         (lambda e: e("x", 1).holds(1, "odd"), False),
         (lambda e: e("x", 1).holds(True, "odd"), True),
     ],
@@ -90,6 +92,31 @@ def test_check_that_breaks_is_an_error() -> None:
     verdict = judged(check)
     assert verdict.outcome is Outcome.ERROR
     assert "ZeroDivisionError: oops" in verdict.headline
+
+
+def test_measured_thing_without_a_rule_is_an_error() -> None:
+    """Naming what was measured and forgetting its rule judges nothing, whatever else the check found good."""
+
+    def check(node: Any, policy: Any, expect: Expect) -> None:
+        expect("x", 1).equals(1)
+        expect("temperature", 999)
+
+    verdict = judged(check)
+    assert verdict.outcome is Outcome.ERROR
+    assert verdict.headline == "the check names temperature and has no rule for it"
+
+
+@pytest.mark.parametrize("stop", [pytest.skip, pytest.fail, pytest.xfail, pytest.exit, sys.exit])
+def test_check_that_skips_or_exits_is_an_error(stop: Callable[[str], None]) -> None:
+    """Leaving a check by skip, fail, xfail or exit is an ERROR, and never the end of the run."""
+
+    def check(node: Any, policy: Any, expect: Expect) -> None:
+        expect("x", 1).equals(1)
+        stop("enough")
+
+    verdict = judged(check)
+    assert verdict.outcome is Outcome.ERROR
+    assert "enough" in verdict.headline
 
 
 def test_failure_outranks_a_later_gap() -> None:

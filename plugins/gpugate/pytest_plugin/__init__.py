@@ -48,8 +48,6 @@ def pytest_configure(config: pytest.Config) -> None:
         return
     if not __debug__:
         raise pytest.UsageError("gpugate does not run under python -O, which removes the assertions of site checks")
-    for family in sorted({check.split(".")[0] for check in CATALOGUE}):
-        config.addinivalue_line("markers", f"{family}: checks of the family {family}")
     config.option.importmode = "importlib"  # checks/site.py must not become the module `site`
     if config.args_source is not pytest.Config.ArgsSource.ARGS and (config.rootpath / "checks").is_dir():
         config.args[:] = [str(config.rootpath / "checks")]
@@ -68,16 +66,20 @@ class _Session:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.worker = hasattr(config, "workerinput")
-        self.distributes = config.pluginmanager.hasplugin("dsession")
 
     @property
     def state(self) -> State:
         return self.config.stash[STATE]
 
+    @property
+    def distributes(self) -> bool:
+        """Whether xdist's workers judge; asked late, because xdist may be configured after us."""
+        return not self.worker and self.config.pluginmanager.hasplugin("dsession")
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionstart(self, session: pytest.Session) -> None:
         """Under xdist the controller never collects: resolve and gather before its workers start."""
-        if self.distributes and not self.worker:
+        if self.distributes:
             self._resolve()
             if not self.config.option.collectonly:
                 self._provide_evidence(list(self.state.targets))
@@ -123,7 +125,8 @@ class _Session:
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtestloop(self, session: pytest.Session) -> Generator[None, Any, Any]:
         """Gather, once, what the selected items need."""
-        if not self.config.option.collectonly and not self.distributes and session.items and not session.testsfailed:
+        broken = session.testsfailed and not self.config.option.continue_on_collection_errors
+        if not self.config.option.collectonly and not self.distributes and session.items and not broken:
             cells = [cell for item in session.items if (cell := ordinary.cell_of(item))]
             self._provide_evidence(list(dict.fromkeys(host for host, _ in cells)))
         # Verdicts are many, live to the end and hold no cycles: looking for some again and again costs a quarter.
@@ -174,7 +177,10 @@ class _Session:
 
     def _resolve(self) -> None:
         try:
-            self.config.stash[STATE] = _state(self.config)
+            state = _state(self.config)
+            if self.config.getoption("evidence"):
+                state.use_folder(Path(self.config.getoption("evidence")))
+            self.config.stash[STATE] = state
         except GpugateError as error:
             folder = (
                 None if self.worker or self.config.option.collectonly else finish.write_refusal(self.config, str(error))
@@ -182,13 +188,14 @@ class _Session:
             raise pytest.UsageError(
                 f"{error}" + (f"\nthe report of this run: {folder / 'junit.xml'}" if folder else "")
             ) from error
+        named = set(CATALOGUE).union(*(target.policy.checks for target in state.targets.values()))
+        for family in sorted({check.split(".")[0] for check in named}):
+            self.config.addinivalue_line("markers", f"{family}: checks of the family {family}")
 
     def _provide_evidence(self, hosts: list[str]) -> None:
         if self.worker:
             self.state.use_folder(Path(self.config.workerinput["gpugate_evidence"]))  # type: ignore[attr-defined]  # xdist's
-        elif self.config.getoption("evidence"):
-            self.state.use_folder(Path(self.config.getoption("evidence")))
-        elif hosts:
+        elif hosts and not self.config.getoption("evidence"):
             live.gather_now(self.config, self.state, hosts)
 
 

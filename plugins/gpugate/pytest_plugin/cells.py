@@ -6,6 +6,7 @@ are the same. A check that asks for anything but node, policy and expect is an o
 
 from __future__ import annotations
 
+import functools
 import inspect
 import time
 from collections.abc import Callable, Iterator
@@ -72,7 +73,7 @@ class Cell(pytest.Item):
         state = self.config.stash[STATE]
         key = self.host, self.check
         if key not in state.verdicts:
-            wants, function = self._wants, self.function
+            wants, function = self._wants, returns_nothing(self.function)
 
             def call(node: Any, policy: Any, expect: Any) -> None:
                 given = {"node": node, "policy": policy, "expect": expect}
@@ -98,9 +99,44 @@ def make_items(state: State, collector: pytest.Module, name: str, function: Call
     """The items of one check: a cell a host, or ordinary functions where it asks for other fixtures."""
     check = check_id(collector.path, name)
     hosts = state.hosts_for(check, collector.path)
-    if not set(inspect.signature(function).parameters) <= CHEAP:
-        return list(collector._genfunctions(name, function))  # pytest's own way to make functions of a module
-    return list(_cells(collector, name, function, check, hosts))
+    marks = [*collector.iter_markers(), *getattr(function, "pytestmark", [])]
+    if found := {"skip", "skipif", "xfail"} & {mark.name for mark in marks}:
+        raise pytest.Collector.CollectError(
+            f"{collector.path}: {name} is marked {', '.join(sorted(found))}, and there is no silent skip: say "
+            f"'{check}: absent' under gpugate_checks where it does not apply, or waive it"
+        )
+    if set(inspect.signature(function).parameters) <= CHEAP:
+        return list(_cells(collector, name, function, check, hosts))
+    return _ordinary(collector, name, function, check, hosts) if hosts else []
+
+
+def _ordinary(
+    collector: pytest.Module, name: str, function: Callable[..., None], check: str, hosts: list[str]
+) -> list[pytest.Item]:
+    """One function a host, made in pytest's own way."""
+    items: list[pytest.Function] = list(collector._genfunctions(name, function))
+    given = [getattr(item, "callspec", None) and item.callspec.params for item in items]
+    if given != [{"gpugate_host": host} for host in hosts]:
+        raise pytest.Collector.CollectError(
+            f"{collector.path}: {name} does not give one verdict a host: it has to ask for host, node, policy or "
+            "expect, and to loop over other parameters itself"
+        )
+    for item in items:
+        item.obj = returns_nothing(function)
+        item.add_marker(check.split(".")[0])
+    return [*items]
+
+
+def returns_nothing(function: Callable[..., Any]) -> Callable[..., None]:
+    """The check, which breaks where it returns something: a truth value, or a generator or coroutine that never ran."""
+
+    @functools.wraps(function)
+    def run(**given: Any) -> None:
+        returned = function(**given)
+        if returned is not None:
+            raise TypeError(f"it returned {returned!r}, and a check speaks by expect or assert")
+
+    return run
 
 
 def _cells(

@@ -22,7 +22,7 @@ def write_report(config: pytest.Config, session: pytest.Session, state: State) -
     """
     owed = [(host, check) for host in state.targets for check in state.expected(host)]
     absent = [cell for cell in owed if cell not in state.verdicts]
-    because = _why_partial(config, session, state) if absent else ""
+    because = _why_partial(config, session, state) if absent or state.collection_errors else ""
     if absent and not because:
         for host, check in absent:
             where = state.defined.get(check)

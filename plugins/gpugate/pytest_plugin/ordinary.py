@@ -12,11 +12,12 @@ import pytest
 
 from ..errors import NotGathered, Unavailable
 from ..policy import Policy
-from ..verdict import Expect, Finding, Node, Verdict, because, conclude, missing, traced, unjudged
+from ..verdict import Expect, Finding, Node, Verdict, because, conclude, missing, traced, uncovered, unjudged
 from .cells import Cell, CheckFailed
-from .state import STATE, check_id, send
+from .state import CHECK_PREFIX, STATE, check_id, send
 
 _EXPECT = pytest.StashKey[Expect]()
+_NODE = pytest.StashKey[Node]()
 
 
 @pytest.fixture
@@ -38,7 +39,8 @@ def node(request: pytest.FixtureRequest, gpugate_host: str) -> Node:
     gathered = request.config.stash[STATE].gathered(gpugate_host)
     if gathered.evidence is None:
         raise gathered.problem or Unavailable("there is no evidence")
-    return Node(gathered, gathered.evidence)
+    known: Node = request.node.stash.setdefault(_NODE, Node(gathered, gathered.evidence))
+    return known
 
 
 @pytest.fixture
@@ -66,8 +68,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "gpugate_host" not in metafunc.fixturenames:
         return
     state = metafunc.config.stash[STATE]
-    path = metafunc.definition.path
-    check = check_id(path, metafunc.function.__name__)
+    path, name = metafunc.definition.path, metafunc.function.__name__
+    if not name.startswith(CHECK_PREFIX) or metafunc.cls is not None:
+        raise pytest.Collector.CollectError(
+            f"{path}: {name} judges hosts, so it has to be a function of the module and called {CHECK_PREFIX}..."
+        )
+    check = check_id(path, name)
     metafunc.parametrize("gpugate_host", state.hosts_for(check, path), indirect=True)
 
 
@@ -122,21 +128,26 @@ def _verdict(item: pytest.Item, cell: tuple[str, str], error: BaseException | No
     state = item.config.stash[STATE]
     name, check = cell
     owner = state.targets[name].policy
-    recorder = item.stash.get(_EXPECT, None)
+    recorder, node = item.stash.get(_EXPECT, None), item.stash.get(_NODE, None)
     if isinstance(error, NotGathered):
         return missing(name, check, owner, str(error))
     if error is not None and state.gathered(name).problem is error:
         return unjudged(state.gathered(name), check, owner, state.today)
+    reason = ""
     if recorder is None:
         recorder = Expect()
+        if error is None and node is not None and node.looked_at_gpus and len(node.gpus) < owner.gpu_count:
+            reason = f"only {len(node.gpus)} of the {owner.gpu_count} GPUs that policy expects were there to judge"
         if error is None or isinstance(error, AssertionError):
             said = str(error).splitlines()[0] if error is not None and str(error) else "failed" if error else "held"
             recorder.findings.append(
                 Finding("its assertions", said, "", "true", "built into the check", error is None, False, None, "")
             )
             error = None
+    elif error is None and node is not None:
+        reason = uncovered(node, owner, recorder)
     if isinstance(error, pytest.skip.Exception):
         reason = f"the check was skipped ({error.msg}), and what was not measured is not green"
-    else:
-        reason = because(error) if error is not None else ""
+    elif error is not None:
+        reason = because(error)
     return conclude(name, check, owner, recorder, reason, 0.0, state.today)

@@ -55,14 +55,10 @@ class State:
         return [host for host in self.targets if check in self.expected(host)]
 
     def use_folder(self, folder: Path) -> None:
-        """Judge the evidence in this folder from now on."""
+        """Judge the evidence in this folder from now on; raises EvidenceError for one that holds none."""
         if not folder.is_dir():
-            raise pytest.UsageError(f"--evidence: {folder} is no folder")
-        try:
-            self.log = read_log(folder)
-        except EvidenceError as error:
-            raise pytest.UsageError(f"--evidence: {error}") from error
-        self.folder = folder
+            raise EvidenceError(f"--evidence: {folder} is no folder")
+        self.log, self.folder = read_log(folder), folder
 
     def gathered(self, host: str) -> Gathered:
         """What the evidence folder holds of a host."""

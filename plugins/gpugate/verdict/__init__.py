@@ -1,7 +1,7 @@
 """Verdicts: what a check says about a host, and how it says it."""
 
 from .expect import Expect
-from .judge import Gathered, Node, because, conclude, judge, missing, traced, unjudged
+from .judge import Gathered, Node, because, conclude, judge, missing, traced, uncovered, unjudged
 from .types import Finding, Next, Outcome, Verdict
 
 __all__ = [
@@ -17,5 +17,6 @@ __all__ = [
     "judge",
     "missing",
     "traced",
+    "uncovered",
     "unjudged",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from typing import Any
 
 from ..errors import Unavailable
@@ -19,10 +19,25 @@ class Expect:
 
     def __init__(self) -> None:
         self.findings: list[Finding] = []
+        self._without_rule: list[Expectation] = []
 
     def __call__(self, what: str, measured: Any, *, at: Gpu | None = None) -> Expectation:
         """Name a measured thing, and the GPU it was measured at; a rule has to follow."""
-        return Expectation(self, what, measured, name_of(at) if at is not None else None)
+        expectation = Expectation(self, what, measured, name_of(at) if at is not None else None)
+        self._without_rule.append(expectation)
+        return expectation
+
+    @property
+    def unruled(self) -> str:
+        """What the check named and gave no rule, in one sentence; empty where every rule followed."""
+        names = dict.fromkeys(expectation.what for expectation in self._without_rule)
+        return f"the check names {', '.join(names)} and has no rule for it" if names else ""
+
+    def record(self, expectation: Expectation, finding: Finding) -> None:
+        """Keep a finding of an expectation, which thereby has its rule."""
+        if expectation in self._without_rule:
+            self._without_rule.remove(expectation)
+        self.findings.append(finding)
 
 
 class Expectation:
@@ -33,7 +48,7 @@ class Expectation:
     """
 
     def __init__(self, recorder: Expect, what: str, measured: Any, gpu: GpuName | None) -> None:
-        self._recorder, self._what, self._measured, self._gpu = recorder, what, measured, gpu
+        self._recorder, self.what, self._measured, self._gpu = recorder, what, measured, gpu
 
     def within(self, target: float, tolerance: float, unit: str = "", *, next: str = "", origin: str = "") -> None:
         """Not further from `target` than `tolerance`."""
@@ -73,10 +88,9 @@ class Expectation:
 
     def none(self, *, next: str = "", origin: str = "") -> None:
         """An empty list: nothing of the kind was found."""
-        found: Iterable[Any] = self._measured
-        shown = "; ".join(map(str, found))
-        self._measured = shown or "none"
-        self._record(not shown, "none", "", next, origin or _OURS)
+        found = list(self._measured)
+        self._measured = "; ".join(map(str, found)) if found else "none"
+        self._record(not found, "none", "", next, origin or _OURS)
 
     def holds(self, good: bool, rule: str, *, unit: str = "", next: str = "", origin: str = "") -> None:
         """A rule that the check worked out itself; `rule` is its text."""
@@ -87,8 +101,8 @@ class Expectation:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
     def _record(self, good: bool, rule: str, unit: str, step: str, origin: str, marginal: bool = False) -> None:
-        finding = Finding(self._what, self._measured, unit, rule, origin, good, marginal, self._gpu, step)
-        self._recorder.findings.append(finding)
+        finding = Finding(self.what, self._measured, unit, rule, origin, good, marginal, self._gpu, step)
+        self._recorder.record(self, finding)
 
 
 def name_of(gpu: Gpu) -> GpuName:

@@ -50,7 +50,7 @@ class Node(_NodeFacts):
         self.gathered = gathered
         self.at: Gpu | None = None
         self._evidence, self._without = evidence, without
-        self._looked_at_gpus = False
+        self.looked_at_gpus = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._evidence, name)
@@ -58,7 +58,7 @@ class Node(_NodeFacts):
     @property
     def gpus(self) -> list[Gpu]:
         """NVML's devices, in its order."""
-        self._looked_at_gpus = True
+        self.looked_at_gpus = True
         gpus = [gpu for gpu in self._evidence.gpus if gpu.index not in self._without]
         return _Walk(self, gpus, lambda gpu: gpu)
 
@@ -145,10 +145,12 @@ def judge(check: str, function: Check, gathered: Gathered, policy: Policy, today
                 silent[node.at.index] = f"{name_of(node.at)}: {gap}"
                 continue
             reason = str(gap)
-        except Exception as error:  # a broken check is never a pass, and never takes the run down
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a broken check, or one that skips or exits, never takes the run down
             reason = because(error)
         else:
-            reason = "" if silent else _uncovered(node, policy, expect)
+            reason = "" if silent else uncovered(node, policy, expect)
         break
     told = [
         *list(silent.values())[:1],
@@ -171,7 +173,7 @@ def conclude(
     host: str, check: str, policy: Policy, expect: Expect, reason: str, seconds: float, today: date
 ) -> Verdict:
     """The verdict that follows from findings and from `reason`: why judging stopped, empty if it did not."""
-    reason = reason or ("" if expect.findings else "the check found nothing to judge")
+    reason = reason or expect.unruled or ("" if expect.findings else "the check found nothing to judge")
     failed = any(not finding.ok for finding in expect.findings)
     outcome = Outcome.FAIL if failed else Outcome.ERROR if reason else Outcome.PASS
     level = policy.level_of(check)
@@ -195,8 +197,9 @@ def missing(host: str, check: str, policy: Policy, reason: str) -> Verdict:
     return Verdict(host, check, Outcome.MISSING, policy.level_of(check), reason=reason, next=Next.RERUN)
 
 
-def _uncovered(node: Node, policy: Policy, expect: Expect) -> str:
-    if node._looked_at_gpus:
+def uncovered(node: Node, policy: Policy, expect: Expect) -> str:
+    """Which GPUs a check that looked at GPUs has no finding for; empty where it owes none."""
+    if node.looked_at_gpus:
         judged = {finding.gpu.index for finding in expect.findings if finding.gpu is not None}
         if len(judged) < policy.gpu_count:
             return f"only {len(judged)} of the {policy.gpu_count} GPUs that policy expects were judged"

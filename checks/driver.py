@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpugate.errors import Unavailable
 from gpugate.policy import Policy
 from gpugate.verdict import Expect, Next, Node
 from packaging.specifiers import SpecifierSet
@@ -67,10 +68,13 @@ def check_runs_cuda(node: Node, policy: Policy, expect: Expect) -> None:
 def check_supports_gpu(node: Node, policy: Policy, expect: Expect) -> None:
     """Every GPU has the board's compute capability, and no CUDA version that policy names has dropped it.
 
-    CUDA 13 starts at 7.5, CUDA 12 at 5.0 (release notes of the toolkits).
+    CUDA 11 starts at 3.5, CUDA 12 at 5.0, CUDA 13 at 7.5 (release notes of the toolkits).
     """
-    floors = {12: "5.0", 13: "7.5"}
-    needed = max((floors.get(Version(v).major, "3.5") for v in policy.cuda_versions), key=Version)
+    floors = {11: "3.5", 12: "5.0", 13: "7.5"}
+    majors = {Version(version).major for version in policy.cuda_versions}
+    if unknown := majors - set(floors):
+        raise Unavailable(f"it is not known which compute capability CUDA {max(unknown)} needs")
+    needed = max((floors[major] for major in majors), key=Version)
     for gpu in node.gpus:
         expect("compute capability", gpu.compute_capability, at=gpu).equals(
             policy.reference.compute_capability, next=Next.FIX_INVENTORY, origin=f"board {policy.board}"

@@ -282,7 +282,28 @@ def test_minor_version_compatibility_says_which() -> None:
     assert verdict("driver.runs_cuda", evidence, cuda_versions=["12.8", "13.0"]).outcome is Outcome.FAIL
 
 
+def test_what_a_short_kernel_log_does_hold_counts() -> None:
+    """An Xid in a log that lost lines was measured: it fails, and is not hidden behind what was lost."""
+    lines = ["NVRM: Xid (PCI:0000:12:00): 79, pid='<unknown>', name=<unknown>, GPU has fallen off the bus."]
+    evidence = with_fact(with_fact(healthy(), "kernel_log.lines", lines), "kernel_log.complete", False)
+    assert verdict("errors.xid", evidence).outcome is Outcome.FAIL
+
+
+def test_refused_burn_hides_no_counted_error() -> None:
+    """Without a burn, what the counters say still fails; without errors it is an error that none was gained."""
+    refused = with_fact(healthy(), "burn", Gap("the burn did not start: GPU 1 is in use"))
+    assert verdict("errors.ecc", refused).outcome is Outcome.ERROR
+    assert verdict("errors.ecc", with_fact(refused, "gpus.3.ecc.volatile_uncorrected", 1)).outcome is Outcome.FAIL
+
+
 def test_truncated_kernel_log_is_an_error() -> None:
     """A kernel log that lost lines proves no absence of Xids."""
     assert verdict("errors.xid", with_fact(healthy(), "kernel_log.truncated", True)).outcome is Outcome.ERROR
     assert verdict("errors.xid", with_fact(healthy(), "kernel_log.complete", False)).outcome is Outcome.ERROR
+
+
+def test_unknown_toolkit_is_an_error() -> None:
+    """A CUDA generation whose needs nobody knows is not taken to need nothing."""
+    judged = verdict("driver.supports_gpu", healthy(), cuda_versions=["14.0"])
+    assert judged.outcome is Outcome.ERROR
+    assert "CUDA 14" in judged.reason

@@ -113,3 +113,38 @@ def test_evidence_that_is_not_there_leaves_the_latest_report_alone(tmp_path: Pat
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
     assert "--evidence: nowhere is no folder" in done.stderr
     assert not (judged.folder / "reports" / "latest").exists()
+
+
+def test_worker_that_crashes_leaves_its_check_missing(tmp_path: Path) -> None:
+    """Under xdist, what a crashed worker judged is MISSING; whatever a check measured crosses over as text."""
+    source = """
+import os
+
+def check_it(node, expect):
+    for gpu in node.gpus:
+        expect("an object", object(), at=gpu).holds(True, "seen")
+
+def check_bad(expect):
+    expect("half a character", "\\udc80").equals("x")
+
+def check_killed(expect):
+    os._exit(1)
+"""
+    judged = project(tmp_path, source, {"mine.it": "admit", "mine.bad": "admit", "mine.killed": "admit"})
+    done = judged.pytest("-n", "1")
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    assert judged.outcomes() == {"mine.it gpu0": "PASS", "mine.bad gpu0": "FAIL", "mine.killed gpu0": "MISSING"}
+    assert "no worker judged it" in done.stdout
+
+
+def test_a_node_cannot_write_to_the_terminal(tmp_path: Path) -> None:
+    """Escape sequences in what was measured are shown, not obeyed, in every summary that pytest has."""
+    source = (
+        "def check_it(expect):\n    expect('motd', '\\x1b[2Jgone').equals('x')\n\n"
+        "def check_more(tmp_path, expect):\n    expect('motd', '\\x1b[2Jgone').equals('x')\n"
+    )
+    judged = project(tmp_path, source, {"mine.it": "admit", "mine.more": "admit"})
+    done = judged.pytest("--tb=short", "-rA", "--color=no")
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    assert "\\x1b[2Jgone" in done.stdout
+    assert "\x1b" not in done.stdout

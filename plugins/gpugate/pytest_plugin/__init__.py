@@ -178,6 +178,7 @@ class _Session:
     def _resolve(self) -> None:
         try:
             state = _state(self.config)
+            state.distributed = self.distributes
             if self.config.getoption("evidence"):
                 state.use_folder(Path(self.config.getoption("evidence")))
             self.config.stash[STATE] = state

@@ -17,6 +17,7 @@ import pytest
 from _pytest._code.code import ReprFileLocation, TerminalRepr
 from _pytest._io import TerminalWriter
 
+from ..report.text import one_line
 from ..verdict import Verdict, judge
 from .state import CHECK_PREFIX, STATE, State, check_id, send
 
@@ -36,7 +37,7 @@ class Sentences(TerminalRepr):
 
     def __init__(self, verdict: Verdict, path: str, line: int) -> None:
         self.verdict = verdict
-        self.reprcrash = ReprFileLocation(path, line, f"{verdict.host}: {verdict.headline}")
+        self.reprcrash = ReprFileLocation(path, line, one_line(f"{verdict.host}: {verdict.headline}"))
 
     def toterminal(self, tw: TerminalWriter) -> None:
         """Write the outcome and every bad finding."""
@@ -44,7 +45,7 @@ class Sentences(TerminalRepr):
         tw.line(f"{verdict.outcome} {verdict.check} on {verdict.host}", bold=True, red=not verdict.outcome.green)
         for line in [*map(str, verdict.bad), verdict.reason]:
             if line:
-                tw.line(f"  {line}")
+                tw.line(f"  {one_line(line)}")
         if verdict.next:
             tw.line(f"  next: {verdict.next}")
 

@@ -27,6 +27,8 @@ def write_report(config: pytest.Config, session: pytest.Session, state: State) -
         for host, check in absent:
             where = state.defined.get(check)
             told = f"{where.name} defines it, but it was not run" if where else "no collected file defines it"
+            if state.distributed:
+                told = "no worker judged it: a file that defines it was not collected, or the worker crashed"
             state.verdicts[host, check] = missing(
                 host, check, state.targets[host].policy, f"{check} is missing: {told}"
             )
@@ -89,7 +91,7 @@ def _why_partial(config: pytest.Config, session: pytest.Session, state: State) -
                        ("ignore_glob", "--ignore-glob")):  # fmt: skip
         if value := getattr(option, name, None):
             return f"{flag} {value if isinstance(value, str) else ' '.join(value)} selected less"
-    for name, flag in (("lf", "--lf"), ("stepwise", "--stepwise")):
+    for name, flag in (("lf", "--lf"), ("stepwise", "--stepwise"), ("setuponly", "--setup-only")):
         if getattr(option, name, False):
             return f"{flag} selected less"
     if session.shouldfail or session.shouldstop:

@@ -12,6 +12,7 @@ import pytest
 
 from ..errors import NotGathered, Unavailable
 from ..policy import Policy
+from ..report.text import one_line
 from ..verdict import Expect, Finding, Node, Verdict, because, conclude, missing, traced, uncovered, unjudged
 from .cells import Cell, CheckFailed
 from .state import CHECK_PREFIX, STATE, check_id, send
@@ -44,7 +45,7 @@ def node(request: pytest.FixtureRequest, gpugate_host: str) -> Node:
 
 
 @pytest.fixture
-def expect(request: pytest.FixtureRequest) -> Expect:
+def expect(request: pytest.FixtureRequest, gpugate_host: str) -> Expect:
     """The recorder of findings."""
     recorder: Expect = request.node.stash.setdefault(_EXPECT, Expect())
     return recorder
@@ -120,7 +121,7 @@ def pytest_runtest_makereport(
         elif report.longrepr is None or isinstance(
             error, (CheckFailed, Unavailable, NotGathered, pytest.skip.Exception)
         ):
-            report.longrepr = f"{verdict.outcome} {verdict.check} on {verdict.host}: {verdict.headline}"
+            report.longrepr = one_line(f"{verdict.outcome} {verdict.check} on {verdict.host}: {verdict.headline}")
     return report
 
 

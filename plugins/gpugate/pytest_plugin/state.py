@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from datetime import date, datetime
 from pathlib import Path
@@ -30,6 +31,7 @@ class State:
     verdicts: dict[tuple[str, str], Verdict] = field(default_factory=dict)
     defined: dict[str, Path] = field(default_factory=dict)
     deselected: int = 0
+    distributed: bool = False
     collection_errors: list[str] = field(default_factory=list)
     today: date = field(default_factory=date.today)
     _gathered: dict[str, Gathered] = field(default_factory=dict)
@@ -80,7 +82,9 @@ def check_id(path: Path, name: str) -> str:
 def send(config: pytest.Config, report: pytest.TestReport, verdict: Verdict) -> None:
     """Let an xdist worker's report carry its verdict to the controller; nothing to do anywhere else."""
     if hasattr(config, "workerinput"):
-        vars(report)["gpugate_verdict"] = TypeAdapter(Verdict).dump_json(verdict).decode()
+        plain = TypeAdapter(Verdict).dump_python(verdict, mode="json", fallback=str)
+        text = json.dumps(plain, ensure_ascii=False)  # may hold half a surrogate pair, which no channel carries
+        vars(report)["gpugate_verdict"] = text.encode(errors="replace").decode()
 
 
 def verdict_of(report: pytest.TestReport) -> Verdict | None:

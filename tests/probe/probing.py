@@ -50,18 +50,23 @@ class Machine:
 
     def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[bytes]:
         """Run the probe in a clean environment with this node's libraries, as the node's root or not."""
+        process = self.start(*arguments)
+        out, err = process.communicate(stdin.encode(), timeout=DEADLINE_S)
+        return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+    def start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        """The same, under way."""
         environment = {"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": str(self.libdir)}
         if self.root_user:
             environment["GPUSIM_BECOME"] = "1"
         if self.zipapp is None:
             environment["PYTHONPATH"] = str(SOURCES)
         program = ["-m", "gpugate.probe"] if self.zipapp is None else [str(self.zipapp)]
-        return subprocess.run(
+        return subprocess.Popen(
             [self.python, *program, "--rootfs", str(self.root), *arguments],
-            input=stdin.encode(),
-            capture_output=True,
-            timeout=DEADLINE_S,
-            check=False,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             env=environment,
         )
 

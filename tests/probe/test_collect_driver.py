@@ -22,7 +22,7 @@ PROPRIETARY = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.161.08  Sat F
 
 
 def _driver(node: Node) -> Driver:
-    return driver(node, NO_NVML)
+    return driver(node, NO_NVML, NO_NVML)
 
 
 @pytest.mark.parametrize(

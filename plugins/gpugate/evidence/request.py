@@ -33,7 +33,8 @@ class BurnRequest:
 class ProbeRequest:
     """One request: a nonce to be repeated, the profile's name, and what to do beyond reading facts.
 
-    `launch`: run the known-answer kernel on every GPU. `burn`: burn in, or None not to.
+    `launch`: run the known-answer kernel on every GPU. `burn`: burn in, or None not to. `deadline_s`: wall time in
+    which the driver has to have answered everything, the burn not counted.
     """
 
     nonce: str
@@ -41,3 +42,9 @@ class ProbeRequest:
     launch: bool = True
     burn: BurnRequest | None = None
     workloads: list[WorkloadPattern] = field(default_factory=list)
+    deadline_s: float = 120.0
+
+    @property
+    def patience_s(self) -> float:
+        """Wall time after which the probe gives up on the driver."""
+        return self.deadline_s + (self.burn.deadline_s if self.burn else 0.0)

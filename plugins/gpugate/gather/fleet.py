@@ -89,9 +89,11 @@ async def _ask(target: Target, transport: Transport, profile: Profile, nonce: st
     if target.driver_root is not None:
         argv += ["--driver-root", target.driver_root]
     command, stdin = privileged(target, argv, json.dumps(asdict(request)).encode() + b"\n")
-    burning = request.burn.deadline_s if request.burn else 0.0
     answer = await transport.run(
-        command, stdin, burning + ANSWER_MARGIN_S, on_line=lambda line: progress(target.name, line, False)
+        command,
+        stdin,
+        request.patience_s + ANSWER_MARGIN_S,
+        on_line=lambda line: progress(target.name, line, False),
     )
     try:
         return unpack(answer.stdout)

@@ -76,7 +76,8 @@ def _check_meaning(host: str, policy: Policy) -> None:
                 Version(version)
             except InvalidVersion as error:
                 raise PolicyError(f"{host}: gpugate_{name}: {version!r} is no version") from error
-    for name in ("headroom_c", "power_share", "siblings_c", "burn_min_s", "burn_max_s", "report_max_age_s"):
+    for name in ("headroom_c", "power_share", "siblings_c", "burn_min_s", "burn_max_s", "burn_deadline_s",
+                 "probe_deadline_s", "report_max_age_s"):  # fmt: skip
         if getattr(policy, name) <= 0:
             raise PolicyError(f"{host}: gpugate_{name}: {getattr(policy, name)} is not above 0")
     if policy.burn_max_s < policy.burn_min_s:

@@ -92,6 +92,7 @@ class Policy:
     burn_max_s: float = 180.0
     burn_deadline_s: float = 300.0
     burn_abort_below_slowdown_c: float = 0.0
+    probe_deadline_s: float = 120.0
 
     memory_marginal_percent: float = 90.0
     memory_failed_percent: float = 95.0
@@ -158,6 +159,7 @@ class Policy:
             launch="driver.kernel_launch" in expected,
             burn=burn if profile == "admission" else None,
             workloads=[WorkloadPattern(w.name, w.pattern) for w in self.workloads],
+            deadline_s=self.probe_deadline_s,
         )
 
     @property

@@ -16,11 +16,9 @@ from ..evidence.request import ProbeRequest
 from . import build, loader
 from .collect import collect
 from .document import serialise
-from .identity import identity
 from .node import Node
 from .orders import probe_request
 from .reading import printable
-from .settings import apply, settings_request
 from .summary import summary
 
 DONE, FAILED, USAGE = 0, 1, 2
@@ -67,11 +65,15 @@ def _collect(node: Node, options: argparse.Namespace) -> int:
 
 
 def _identity(node: Node, _: argparse.Namespace) -> int:
+    from .identity import identity  # reads NVML's bindings, which `collect` leaves to its child
+
     print(json.dumps(identity(node), sort_keys=True))
     return DONE
 
 
 def _settings(node: Node, options: argparse.Namespace) -> int:
+    from .settings import apply, settings_request  # for the same reason
+
     try:
         print(json.dumps(apply(node, settings_request(_read(options.request)), options.check), sort_keys=True))
     except ProbeError as error:

@@ -15,7 +15,6 @@ from ..evidence.facts import Gap
 from ..evidence.types import Driver
 from . import loader, units
 from .node import Node
-from .nvml import LIBRARY_NOT_FOUND, VERSION_MISMATCH, Nvml
 from .reading import Result, attempt, printable, record
 
 # `.modinfo` holds NUL-separated key=value records; the driver's versions are digits and dots.
@@ -24,8 +23,8 @@ _BLOCK, _OVERLAP = 1 << 20, 64
 _TIMEOUT_S = 30
 
 
-def driver(node: Node, nvml: Result[Nvml]) -> Driver:
-    """The facts of the driver; with an NVML that did not start, NVML's own are its Gap."""
+def driver(node: Node, nvml_version: Result[str], gpu_count: Result[int]) -> Driver:
+    """The facts of the driver: these two, which NVML told, and those of files and of fresh processes."""
     ml = attempt(loader.LIBNVML, lambda: loader.load(loader.LIBNVML))
     cuda = attempt(loader.LIBCUDA, lambda: loader.load(loader.LIBCUDA))
     return record(
@@ -35,26 +34,13 @@ def driver(node: Node, nvml: Result[Nvml]) -> Driver:
         installed_module_version=attempt("installed kernel module", lambda: _installed_version(node)),
         nouveau_loaded=attempt("nouveau", lambda: _loaded(node, "nouveau")),
         nvml_library=ml if isinstance(ml, Gap) else ml.library,
-        nvml_version=nvml if isinstance(nvml, Gap) else nvml.driver_version(),
+        nvml_version=nvml_version,
         libcuda=cuda if isinstance(cuda, Gap) else cuda.library,
         cuda_version=cuda if isinstance(cuda, Gap) else cuda.cuda_version,
-        gpu_count=nvml if isinstance(nvml, Gap) else nvml.count(),
+        gpu_count=gpu_count,
         persistence_daemon=units.persistence_daemon(node),
         boot_unit=units.boot_unit(node),
     )
-
-
-def explain(node: Node, refusal: Gap) -> Gap:
-    """nvmlInit's refusal with what the node's files tell about its cause."""
-    addition = ""
-    if refusal.code == VERSION_MISMATCH:
-        module = attempt("kernel module", lambda: module_version(node))
-        library = attempt(loader.LIBNVML, lambda: loader.load(loader.LIBNVML).library)
-        version = library if isinstance(library, Gap) else library.gap("version") or library.version
-        addition = f": the running kernel module is {_say(module)}, the library {_say(version)}"
-    elif refusal.code == LIBRARY_NOT_FOUND:
-        addition = loader.explain(loader.LIBNVML)
-    return Gap(printable(refusal.unavailable + addition), refusal.code)
 
 
 def module_version(node: Node) -> Result[str]:
@@ -151,7 +137,3 @@ def _modinfo(node: Node, path: str) -> Result[str]:
     if done.returncode or not version:
         raise ProbeError(f"modinfo failed with status {done.returncode}: {done.stderr.strip()[-300:]}")
     return printable(version)
-
-
-def _say(reading: str | Gap) -> str:
-    return f"unknown ({reading.unavailable})" if isinstance(reading, Gap) else reading

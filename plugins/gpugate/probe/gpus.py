@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Callable
+
 from ..evidence.facts import Gap
 from ..evidence.types import Gpu, Process
 from .node import Node
@@ -10,14 +12,16 @@ from .processes import describe
 from .reading import Result, record
 
 
-def gpus(node: Node, nvml: Result[Nvml]) -> Result[list[Gpu]]:
+def gpus(node: Node, nvml: Result[Nvml], before: Callable[[Device], None]) -> Result[list[Gpu]]:
+    """Every device's facts; `before` hears which device is asked next."""
     if isinstance(nvml, Gap):
         return nvml
     devices = nvml.devices()
-    return devices if isinstance(devices, Gap) else [_gpu(node, device) for device in devices]
+    return devices if isinstance(devices, Gap) else [_gpu(node, device, before) for device in devices]
 
 
-def _gpu(node: Node, device: Device) -> Gpu:
+def _gpu(node: Node, device: Device, before: Callable[[Device], None]) -> Gpu:
+    before(device)
     facts = {
         "uuid": device.uuid(),
         "serial": device.serial(),

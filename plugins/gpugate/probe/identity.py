@@ -6,9 +6,9 @@ from typing import Any
 
 from ..evidence.facts import Gap, to_json
 from . import host
-from .collect import session
 from .node import Node
 from .reading import attempt
+from .session import session
 
 
 def identity(node: Node) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def probe_request(text: str) -> ProbeRequest:
         "the request",
         plain(text),
         {"nonce": words, "profile": words},
-        {"launch": flag, "burn": _burn, "workloads": _workloads},
+        {"launch": flag, "burn": _burn, "workloads": _workloads, "deadline_s": positive},
     )
     return ProbeRequest(**given)
 

@@ -8,10 +8,10 @@ from typing import Any, Literal
 from ..errors import ProbeError
 from ..evidence.facts import Gap, to_json
 from . import orders
-from .collect import session
 from .node import Node
 from .nvml import Device
 from .reading import Result, T
+from .session import session
 
 _TOLERANCE_W = 0.5
 _NO_PERMISSION = 4

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from ...errors import ProbeError
 from ..reading import printable
 
 _START = (
@@ -71,7 +72,7 @@ class Child:
                         *lines, rest = (rest + piece).split(b"\n")
                         until = min(deadline, time.monotonic() + silence_s)
                         for line in lines:
-                            yield json.loads(line)
+                            yield _message(line)
                 if time.monotonic() >= until:
                     self.overdue = True
                     return
@@ -104,6 +105,13 @@ class Child:
         except subprocess.TimeoutExpired:
             return False
         return True
+
+
+def _message(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:  # a library that writes to standard output
+        raise ProbeError(f"the process said what is no message: {line[:200]!r}") from error
 
 
 def receive() -> Any:

@@ -1,0 +1,84 @@
+"""The process that asks the driver: launches, burn, then every GPU. Each answer is told as soon as it is there.
+
+The driver may never answer, and a process that waits for it cannot always be killed. So it is a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Callable
+
+from ..evidence.facts import Gap, to_json
+from ..evidence.request import ProbeRequest
+from ..evidence.types import Burn, Gpu, Launch
+from .cuda.fresh import receive, say
+from .gpus import gpus
+from .node import Node
+from .nvml import Nvml
+from .orders import probe_request
+from .reading import Result, attempt
+from .session import session
+
+
+def main() -> None:
+    """Messages are {"stage": ...} before each step, {"progress": ...}, and {"told": name, "as": reading}.
+
+    Launches and burn come first, so that the facts also tell what they did.
+    """
+    task = receive()
+    node, request = Node(Path(task["root"]), Path(task["state_dir"])), probe_request(json.dumps(task["request"]))
+    _stage("opening NVML")
+    with session(node) as ml:
+        _tell("nvml_version", lambda: ml if isinstance(ml, Gap) else ml.driver_version())
+        _tell("gpu_count", lambda: ml if isinstance(ml, Gap) else ml.count())
+        _tell("launches", lambda: _launches(request, ml))
+        _tell("burn", lambda: _burn(node, request))
+        _tell("gpus", lambda: _gpus(node, ml))
+        _stage("closing NVML")
+
+
+def _stage(words: str) -> None:
+    say({"stage": words})
+
+
+def _tell(name: str, read: Callable[[], object]) -> None:
+    say({"told": name, "as": to_json(attempt(name, read))})
+
+
+def _launches(request: ProbeRequest, ml: Result[Nvml]) -> Result[list[Launch]]:
+    if not request.launch:
+        return Gap(f"not asked for in profile {request.profile}")
+    uuids = _uuids(ml)
+    if isinstance(uuids, Gap):
+        return Gap(f"no kernel was launched: {uuids.unavailable}", uuids.code)
+    if not uuids:
+        return Gap("no kernel was launched: NVML shows no GPU that tells its UUID")
+    from .cuda.launch import known_answer_launches  # only where asked: it starts processes that open the GPUs
+
+    _stage("launching a known-answer kernel on every GPU")
+    return known_answer_launches(uuids)
+
+
+def _uuids(ml: Result[Nvml]) -> Result[list[str]]:
+    """The UUIDs of the GPUs that have one to tell; a lost GPU is a gap in `gpus`, where it is judged."""
+    if isinstance(ml, Gap):
+        return ml
+    devices = ml.devices()
+    if isinstance(devices, Gap):
+        return devices
+    answers = [device.uuid() for device in devices]
+    return [answer for answer in answers if not isinstance(answer, Gap)]
+
+
+def _burn(node: Node, request: ProbeRequest) -> Result[Burn]:
+    if request.burn is None:
+        return Gap(f"not asked for in profile {request.profile}")
+    from .burn import run_burn
+
+    _stage("burning in")
+    return run_burn(request.burn, node.state_dir, lambda line: say({"progress": line}))
+
+
+def _gpus(node: Node, ml: Result[Nvml]) -> Result[list[Gpu]]:
+    return gpus(node, ml, lambda device: _stage(f"reading GPU {device.index}"))

@@ -81,11 +81,14 @@ def _stranger(kind: str, **how: bool) -> Callable[[NodeState, int], None]:
     return more
 
 
-def _inject(function: str, code: int, *, hang: bool = False, delay_s: float = 0) -> Callable[[NodeState, int], None]:
-    def more(node: NodeState, gpu: int) -> None:
-        node.inject(function, code, gpu=gpu, hang=hang, delay_s=delay_s)
+def _init_hangs(node: NodeState, _: int) -> None:
+    for function in ("nvmlInit_v2", "nvmlInitWithFlags"):  # nvidia-ml-py calls the second
+        node.inject(function, 999, hang=True)
 
-    return more
+
+def _temperature_hangs(node: NodeState, gpu: int) -> None:
+    for function in ("nvmlDeviceGetTemperature", "nvmlDeviceGetTemperatureV"):
+        node.inject(function, 999, gpu=gpu, hang=True)
 
 
 def _gsp_timeout(node: NodeState, gpu: int) -> None:
@@ -120,12 +123,8 @@ FAULTS: dict[str, Fault] = {
         {"fabric_state": 3, "fabric_status": 23},
         more=lambda node, _: node.set("cuda_init_code", 802),
     ),
-    "nvml_hang": Fault(
-        "reading the temperature never returns", more=_inject("nvmlDeviceGetTemperature", 999, hang=True)
-    ),
-    "nvml_init_hang": Fault(
-        "nvmlInit never returns", per_gpu=False, more=lambda node, _: node.inject("nvmlInit_v2", 999, hang=True)
-    ),
+    "nvml_hang": Fault("reading the temperature never returns", more=_temperature_hangs),
+    "nvml_init_hang": Fault("nvmlInit never returns", per_gpu=False, more=_init_hangs),
     "gsp_timeout": Fault("calls block for 45 s, then answer 999; last Xid 119", {"last_xid": 119}, more=_gsp_timeout),
     # the GPU as a whole
     "gpu_lost": Fault("fallen off the bus: NVML 15, still counted, Xid 79", {"lost": True, "last_xid": 79}),

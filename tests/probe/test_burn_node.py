@@ -119,6 +119,21 @@ def test_busy_gpu_is_not_burnt(make: MakeNode) -> None:
     assert str(os.getpid()) in gap["unavailable"]
 
 
+@pytest.mark.parametrize("no_folder", [False, True])
+def test_second_burn_is_refused_while_one_is_under_way(make: MakeNode, no_folder: bool) -> None:
+    """Two controllers do not burn one node at once, state folder or not; a burn that was killed stands in no way."""
+    node = make(scale=1)
+    if no_folder:
+        node.state_dir.write_text("a file where a folder should be")
+    first = node.start_burn(ENDLESS)
+    child = child_of(first)
+    assert "another one is under way" in node.burn()["unavailable"]
+    first.kill()
+    assert ends(child)
+    first.communicate()
+    assert "gpus" in node.burn(dataclasses.replace(REQUEST, min_s=1, max_s=2))
+
+
 def test_lost_gpu_ends_the_burn(make: MakeNode) -> None:
     """A GPU that falls off the bus under load aborts all, and the reason carries NVML's words."""
     node = make()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable
@@ -22,9 +26,35 @@ _RECORDS = {"below_slowdown_c": SteadyState, "memory_c": SteadyState, "first_mis
 def run_burn(request: BurnRequest, state_dir: Path, progress: Callable[[str], None]) -> Burn | Gap:
     """Burn all GPUs of the node together; a Gap where they did not or must not burn, or where the burn was lost.
 
-    Refuses while any GPU has a process. Samples go to `state_dir`/samples. `progress` gets a line for each GPU about
-    every second.
+    Refuses while any GPU has a process, and while another burn is under way on this node. Samples go to
+    `state_dir`/samples. `progress` gets a line for each GPU about every second.
     """
+    with _alone(state_dir) as refusal:
+        return _burn(request, state_dir, progress) if refusal is None else refusal
+
+
+@contextlib.contextmanager
+def _alone(state_dir: Path) -> Iterator[Gap | None]:
+    """Keep other burns away, whoever asks for them, until this process ends or is done: None, or why not.
+
+    The lock is the state folder's; where that cannot be made, the folder's in which it would be.
+    """
+    with contextlib.suppress(OSError):  # storing the samples will tell
+        state_dir.mkdir(parents=True, exist_ok=True)
+    place = next(folder for folder in (state_dir, *state_dir.parents) if folder.is_dir())
+    lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    refusal = None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            refusal = Gap(f"the burn did not start: another one is under way on this node and holds the lock of {place}")
+        yield refusal
+    finally:
+        os.close(lock)
+
+
+def _burn(request: BurnRequest, state_dir: Path, progress: Callable[[str], None]) -> Burn | Gap:
     adapter = nvml.start()
     if isinstance(adapter, Gap):
         return Gap(f"the burn did not start: {adapter.unavailable}", adapter.code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,8 @@ from runs import failed, passed, run_of, without, written
 
 NOW = datetime.now().astimezone()
 POLICY = policy(checks={"thermal.headroom": "evict"})
-PRESENT = Present("m-1", "b-1", frozenset({"GPU-a"}))
-IDENTITY = {"machine_id": "m-1", "boot_id": "b-1", "gpu_uuids": "GPU-a", "policy_digest": POLICY.digest,
+PRESENT = Present("m-1", "b-1", frozenset({"GPU-gpu0"}))
+IDENTITY = {"machine_id": "m-1", "boot_id": "b-1", "policy_digest": POLICY.digest,
             "measured_unix_s": f"{NOW.timestamp() - 60:.3f}"}  # fmt: skip
 
 
@@ -30,13 +31,14 @@ def report_on(*hosts: str, red: dict[str, Verdict] | None = None) -> Report:
         verdicts = {check: passed(host, check) for check in POLICY.expected("admission")}
         if red and host in red:
             verdicts[red[host].check] = red[host]
-        reports.append(HostReport(host, IDENTITY, list(verdicts.values())))
+        reports.append(HostReport(host, IDENTITY | {"gpu_uuids": f"GPU-{host}"}, list(verdicts.values())))
     return parse_report(written(run_of(hosts=reports, started=NOW - timedelta(minutes=2))))
 
 
 def nodes(*hosts: str, **changes: Present) -> list[Node]:
     """The nodes asked about, all of them what the report says unless changed."""
-    return [Node(host, POLICY, changes.get(host, PRESENT)) for host in hosts]
+    same = {host: replace(PRESENT, gpu_uuids=frozenset({f"GPU-{host}"})) for host in hosts}
+    return [Node(host, POLICY, changes.get(host, same[host])) for host in hosts]
 
 
 def run_gate(folder: Path, report: Report, asked: list[Node], *, check: bool = False) -> Carried:
@@ -82,6 +84,18 @@ def test_node_that_is_down_stays_in_service(tmp_path: Path) -> None:
     )
     assert actions(carried) == {"gpu0": Action.HOLD, "gpu1": Action.HOLD}
     assert carried.changed == []
+
+
+@pytest.mark.parametrize("inside", [(), ("gpu0", "gpu1")])
+@pytest.mark.parametrize("asked", [("gpu0", "gpu1"), ("gpu1",)])
+def test_one_machine_under_two_names(tmp_path: Path, asked: tuple[str, ...], inside: tuple[str, ...]) -> None:
+    """Two hosts with the same GPUs are one machine that answers twice: nobody saw the other, so neither is trusted."""
+    good = report_on("gpu0", "gpu1")
+    run_gate(tmp_path, good, nodes(*inside))
+    good.hosts["gpu1"].identity.update(good.hosts["gpu0"].identity)
+    carried = run_gate(tmp_path, good, nodes(*asked, gpu1=PRESENT))
+    assert set(actions(carried).values()) == {Action.HOLD if inside else Action.STAY_OUT}
+    assert "gpu0 has the same GPUs" in carried.lines[-1]
 
 
 def test_check_mode_changes_nothing(tmp_path: Path) -> None:
@@ -141,14 +155,14 @@ def test_without_an_audit_nothing_is_done(tmp_path: Path) -> None:
 
 
 GAP = {"unavailable": "GPU is lost", "code": "NVML 15"}
-KNOWN = {"machine_id": "m-1", "boot_id": "b-1", "gpu_uuids": ["GPU-a"], "hostname": "x"}
+KNOWN = {"machine_id": "m-1", "boot_id": "b-1", "gpu_uuids": ["GPU-gpu0"], "hostname": "x"}
 
 
 @pytest.mark.parametrize(
     ("answer", "expected", "problem"),
     [
         ({"identity": KNOWN}, PRESENT, ""),
-        ({"identity": KNOWN | {"boot_id": GAP}}, Present("m-1", None, frozenset({"GPU-a"})), "boot_id: GPU is lost"),
+        ({"identity": KNOWN | {"boot_id": GAP}}, Present("m-1", None, frozenset({"GPU-gpu0"})), "boot_id: GPU is lost"),
         ({"identity": KNOWN | {"gpu_uuids": GAP}}, Present("m-1", "b-1", None), "GPUs: GPU is lost"),
         ({"identity": KNOWN | {"gpu_uuids": ["GPU-a", GAP]}}, Present("m-1", "b-1", None), "GPUs: GPU is lost"),
         ({"identity": KNOWN | {"gpu_uuids": ["GPU-a", "GPU-a"]}}, Present("m-1", "b-1", None), "did not tell"),

@@ -56,7 +56,8 @@ class Case:
 
     `expected` is what the node's policy expects under the report's profile, each check with its level; `waivers` are
     policy's. `report` is the whole report, of which only this host's suite is looked at. `in_service` is None where
-    the back end does not know. Ages are in seconds; `now` knows its time zone.
+    the back end does not know. `twins` are other hosts that have a GPU of this one. Ages are in seconds; `now` knows
+    its time zone.
     """
 
     host: str
@@ -69,6 +70,7 @@ class Case:
     present: Present
     in_service: bool | None
     now: datetime
+    twins: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,11 @@ def _report_as_a_whole(case: Case, found: _Findings) -> None:
 
 def _identity(case: Case, found: _Findings) -> None:
     """Compare policy, machine, boot and GPUs of the report with what they are now."""
+    if case.twins:
+        found.foreign.append(
+            f"{', '.join(case.twins)} has the same GPUs (their UUIDs): one machine answers for several hosts, so look "
+            "at their addresses in the inventory, then run the checks again"
+        )
     suite = case.report.hosts.get(case.host)
     if suite is None:
         return  # every cell is missing, and says so

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,10 +28,27 @@ def decide_all(
 
     `now` is local time with its zone: a waiver's last day ends at local midnight.
     """
-    return [decide(_case(report, node, in_service.get(node.host), now)) for node in nodes]
+    twins = _twins(report, nodes)
+    return [decide(_case(report, node, in_service.get(node.host), now, twins.get(node.host, ()))) for node in nodes]
 
 
-def _case(report: Report, node: Node, in_service: bool | None, now: datetime) -> Case:
+def _twins(report: Report, nodes: Sequence[Node]) -> dict[str, tuple[str, ...]]:
+    """The other hosts that have a GPU of a host too, in the report or now: they are one machine under two names."""
+    owners: defaultdict[str, set[str]] = defaultdict(set)
+    for host, suite in report.hosts.items():
+        for uuid in filter(None, suite.identity.get("gpu_uuids", "").split(",")):
+            owners[uuid].add(host)
+    for node in nodes:
+        for uuid in node.present.gpu_uuids or ():
+            owners[uuid].add(node.host)
+    found: defaultdict[str, set[str]] = defaultdict(set)
+    for hosts in owners.values():
+        for host in hosts if len(hosts) > 1 else ():
+            found[host] |= hosts - {host}
+    return {host: tuple(sorted(others)) for host, others in found.items()}
+
+
+def _case(report: Report, node: Node, in_service: bool | None, now: datetime, twins: tuple[str, ...]) -> Case:
     policy = node.policy
     expected: dict[str, Level] = {check: policy.level_of(check) for check in policy.expected(report.profile)}
     return Case(
@@ -43,5 +61,6 @@ def _case(report: Report, node: Node, in_service: bool | None, now: datetime) ->
         report=report,
         present=node.present,
         in_service=in_service,
+        twins=twins,
         now=now,
     )

@@ -1,7 +1,7 @@
 """The probe on this machine's own GPUs: facts, known-answer launches, a burn-in. Reads and burns; changes no setting.
 
-Builds the probe as provisioning does, asks it as a controller does, keeps the document in .gpugate/gpu/evidence.json and
-says what the burn showed on each GPU.
+Builds the probe as provisioning does, asks it as a controller does, keeps the document in .gpugate/gpu/evidence.json,
+and says what the burn showed on each GPU.
 """
 
 from __future__ import annotations

@@ -85,6 +85,18 @@ def test_card_that_throttles_at_once_is_no_better_than_where_it_is_held() -> Non
     assert decided(found, BOUND_C)
 
 
+def test_margin_beside_a_stuck_temperature_is_no_good_news() -> None:
+    """A margin may be the memory's: where the core's sensor stands still under load nobody knows how hot the core is."""
+    series = burnt(towards(70), 60)
+    series.values["temperature_c"] = [40.0] * len(series.times)
+    found = headroom(series, BOUND_C, over=True)
+    assert isinstance(found, Gap)
+    assert "temperature_c stood still at 40" in found.unavailable
+    hot = burnt(towards(86), 60)
+    hot.values["temperature_c"] = [40.0] * len(hot.times)
+    assert isinstance(headroom(hot, BOUND_C, over=True), SteadyState)
+
+
 def test_throttle_far_from_the_limit_is_no_prediction() -> None:
     """A card held cool by a throttle from elsewhere might be hot without it: a gap, never a comfortable number."""
     series = burnt(held(200, 60), 40, reasons=throttles(200, 60))

@@ -6,8 +6,8 @@ Where that part is too short, one thing is still known: at full load the card ca
 now, so its headroom is no better than that. When this is already beyond the bound it is reported as such; when it is
 not (a throttle forced from elsewhere, or by hot memory), there is no prediction.
 
-A host that is too slow to keep the queue filled lets the GPU rest between launches, and a rested GPU looks cool. Then
-only bad news is believed.
+A host that is too slow to keep the queue filled lets the GPU rest between launches, and a rested GPU looks cool. A
+margin may be the memory's, and tells nothing of a core whose own sensor is stuck. Then only bad news is believed.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def headroom(series: Series, bound_c: float, over: bool) -> SteadyState | Gap:
     why: Gap | None
     if isinstance(found, Estimate) and found.unsettled is None:
         if not throttled or (now is not None and found.state.value <= now + _CONSISTENT_C):
-            rested = _rested(series)
-            return found.state if rested is None or found.state.high < bound_c else rested
+            doubt = _rested(series) or _stuck(series)
+            return found.state if doubt is None or found.state.high < bound_c else doubt
         why = Gap(f"before it throttled the samples led to {found.state.value:.1f} C, and yet it throttled")
     else:
         why = found if isinstance(found, Gap) else Gap(str(found.unsettled))
@@ -75,6 +75,17 @@ def _rested(series: Series) -> Gap | None:
     if share >= _LEAST_LOADED:
         return None
     return Gap(f"the GPU was under load for {share:.0%} of the burn only: the host did not keep it busy")
+
+
+def _stuck(series: Series) -> Gap | None:
+    """The Gap that says that the core's sensor did not move while the card came under load."""
+    points = series.points(TEMPERATURE)
+    if isinstance(points, Gap):
+        return None  # no such sensor is another thing than one that lies
+    values = {value for _, value in points}
+    if len(values) != 1:
+        return None
+    return Gap(f"{TEMPERATURE} stood still at {min(values):g} under load for {series.times[-1]:.1f} s: it is stuck")
 
 
 def _free(series: Series, points: list[Point]) -> tuple[list[Point], bool]:

@@ -48,7 +48,7 @@ def _alone(state_dir: Path) -> Iterator[Gap | None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            refusal = Gap(f"the burn did not start: another one is under way on this node and holds the lock of {place}")
+            refusal = Gap(f"the burn did not start: another one is under way on this node and locks {place}")
         yield refusal
     finally:
         os.close(lock)

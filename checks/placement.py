@@ -47,6 +47,9 @@ def check_expected_workloads(node: Node, policy: Policy, expect: Expect) -> None
 def check_no_cpu_fallback(node: Node, policy: Policy, expect: Expect) -> None:
     """No process of a workload that policy names runs on the host without being in any GPU's compute table."""
     _sees_all_processes(node)
+    looked_for = {workload.name for workload in node.workloads}
+    if unsought := [workload.name for workload in policy.workloads if workload.name not in looked_for]:
+        raise Unavailable(f"the probe was not asked to look for the processes of {', '.join(unsought)}")
     on_gpu = {process.pid for gpu in node.gpus for process in gpu.processes if process.kind != "graphics"}
     stray = [
         f"{workload.name}: pid {process.pid} ({process.command[:80]})"

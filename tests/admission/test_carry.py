@@ -143,6 +143,12 @@ def test_back_end_that_fails_for_some(tmp_path: Path) -> None:
     assert '"failed"' in (tmp_path / "a").read_text()
 
 
+def test_reasons_cannot_write_to_the_terminal() -> None:
+    """Whatever a report's texts hold is one line, with its unsafe characters shown."""
+    decision = Decision("gpu0", Action.STAY_OUT, ("red\u202e\nadmitted: \x9b2J",), False)
+    assert Carried([decision], check=False).lines == ["gpu0  refused: red\\u202e admitted: \\x9b2J"]
+
+
 def test_without_an_audit_nothing_is_done(tmp_path: Path) -> None:
     """Where the audit cannot be written, no node is admitted."""
     report = report_on("gpu0")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -307,3 +308,22 @@ def test_unknown_toolkit_is_an_error() -> None:
     judged = verdict("driver.supports_gpu", healthy(), cuda_versions=["14.0"])
     assert judged.outcome is Outcome.ERROR
     assert "CUDA 14" in judged.reason
+
+
+def test_workload_that_nobody_looked_for_is_no_pass() -> None:
+    """Evidence that was gathered without looking for a workload's processes cannot show that none runs on the CPU."""
+    workload = [{"name": "vllm", "pattern": "vllm serve"}]
+    judged = verdict("placement.no_cpu_fallback", healthy(), workloads=workload)
+    assert judged.outcome is Outcome.ERROR
+    assert "not asked to look for the processes of vllm" in judged.headline
+
+
+@pytest.mark.parametrize(
+    ("age_s", "outcome"),
+    [(60, Outcome.PASS), (-2, Outcome.PASS), (-60, Outcome.FAIL), (90_000, Outcome.FAIL)],
+)
+def test_age_of_evidence_that_was_gathered_by_other_means(age_s: float, outcome: Outcome) -> None:
+    """Such evidence is judged by its age; clocks may differ by as much as policy allows."""
+    evidence = with_fact(healthy(), "started_unix_s", time.time() - age_s)
+    judged = judge("evidence.fresh", SHIPPED["evidence.fresh"], Gathered("gpu0", evidence), policy(), TODAY)
+    assert judged.outcome is outcome, judged.headline

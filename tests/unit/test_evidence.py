@@ -61,6 +61,10 @@ def test_reading_a_gap_raises_its_reason() -> None:
         (spoilt({"limit_w": None}, "gpus", "0", "power"), "limit_w"),
         (spoilt({"limit_w": {"unavailable": "no", "code": 3, "value": 650.0}}, "gpus", "0", "power"), "limit_w"),
         (spoilt({"index": {"unavailable": "no", "code": 3}}, "gpus", "0"), "index"),
+        (spoilt({"index": 1}, "gpus", "0"), "GPU index 1 twice"),
+        (spoilt({"uuid": healthy().gpus[1].uuid}, "gpus", "0"), "GPU UUID GPU-.* twice"),
+        (spoilt({"uuid": healthy().gpus[1].uuid}, "burn", "gpus", "0"), "burn record GPU-.* twice"),
+        (spoilt({"uuid": healthy().gpus[1].uuid}, "launches", "0"), "kernel launch GPU-.* twice"),
     ],
 )
 def test_hostile_documents_are_refused(document: bytes, complaint: str) -> None:

@@ -44,7 +44,7 @@ class Carried:
         """What became of each host, for people: a line with the weightiest reason, and one for each of the next."""
         width = max((len(each.host) for each in self.decisions), default=0)
         return [
-            f"{one_line(each.host) if first else '':<{width}}  {line}"
+            f"{one_line(each.host) if first else '':<{width}}  {one_line(line)}"
             for each in self.decisions
             for first, line in zip((True, *[False] * _SHOWN_REASONS), self._told(each), strict=False)
         ]

@@ -42,11 +42,13 @@ def parse(document: bytes) -> Evidence:
         told = plain.get("schema") if isinstance(plain, dict) else None
         raise EvidenceError(f"the document has schema {told!r}, this controller reads {SCHEMA}: re-provision the probe")
     try:
-        return _EVIDENCE.validate_json(document)
+        evidence = _EVIDENCE.validate_json(document)
     except ValidationError as error:
         raise EvidenceError(
             f"the document does not fit schema {SCHEMA}: {_sentence(error)}; re-provision the probe"
         ) from error
+    _check_names(evidence)
+    return evidence
 
 
 def serialise(evidence: Evidence) -> bytes:
@@ -91,6 +93,22 @@ def _check_shape(value: Any, depth: int, where: str) -> None:
             for key, item in value.items():
                 _check_shape(key, depth + 1, f"a key of {where}")
                 _check_shape(item, depth + 1, f"{where}.{key}")
+
+
+def _check_names(evidence: Evidence) -> None:
+    """Refuse two records under one name: whoever looks one up by it would judge the other unseen."""
+    gpus = [] if evidence.gap("gpus") else evidence.gpus
+    burnt = [] if evidence.gap("burn") else evidence.burn.gpus
+    names: dict[str, list[Any]] = {
+        "GPU index": [gpu.index for gpu in gpus],
+        "GPU UUID": [gpu.uuid for gpu in gpus if not gpu.gap("uuid")],
+        "burn record": [gpu.uuid for gpu in burnt],
+        "kernel launch": [] if evidence.gap("launches") else [launch.uuid for launch in evidence.launches],
+    }
+    for kind, found in names.items():
+        if len(set(found)) != len(found):
+            twice = next(name for name in found if found.count(name) > 1)
+            raise EvidenceError(f"the document has the {kind} {twice} twice")
 
 
 def _sentence(error: ValidationError, most: int = 3) -> str:

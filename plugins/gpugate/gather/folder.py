@@ -95,6 +95,9 @@ def load(folder: Path, host: str, log: GatherLog | None) -> Gathered:
     except OSError as error:
         return without(EvidenceError(f"{path} cannot be read: {error.strerror}"))
     try:
-        return Gathered(host, parse(document), None, nonce, asked, received)
+        evidence = parse(document)
     except EvidenceError as error:
         return without(error)
+    if log is not None and evidence.profile != log.profile:
+        return without(EvidenceError(f"{host} answered for the profile {evidence.profile}, asked for {log.profile}"))
+    return Gathered(host, evidence, None, nonce, asked, received)

@@ -54,7 +54,7 @@ async def _one(target: Target, profile: Profile, folder: Path, progress: Progres
             document = await _ask(target, transport, profile, nonce, progress)
             document_path(folder, target.name).write_bytes(document)
         finally:
-            await _close(transport)
+            await transport.close()
     except NotGathered as error:
         missing = str(error)
     except (GpugateError, OSError) as error:
@@ -73,14 +73,6 @@ async def open_transport(target: Target) -> Transport:
     if target.connection not in ("ssh", "smart", "ansible.builtin.ssh"):
         raise NotGathered(f"{target.name}: ansible_connection {target.connection!r} is not supported (ssh or local)")
     return await connect(target, CONNECT_DEADLINE_S)
-
-
-async def _close(transport: Transport) -> None:
-    try:
-        async with asyncio.timeout(5):
-            await transport.close()
-    except (OSError, TimeoutError):
-        return  # the evidence is in; a connection that will not close is the operating system's
 
 
 async def _ask(target: Target, transport: Transport, profile: Profile, nonce: str, progress: Progress) -> bytes:

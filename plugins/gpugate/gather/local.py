@@ -36,6 +36,8 @@ class LocalTransport:
         finally:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
+            # wait() alone waits for the pipes too: full ones that nobody reads, or ones that a daemon inherited.
+            process._transport.close()  # type: ignore[attr-defined]  # asyncio has no public way
             await process.wait()
 
     async def _talk(

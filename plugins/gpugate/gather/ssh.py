@@ -15,6 +15,8 @@ from ..inventory import Target
 from .ssh_options import config_text
 from .transport import MAX_STDERR_BYTES, MAX_STDOUT_BYTES, Answer
 
+_CLOSE_DEADLINE_S = 5.0
+
 
 class SshTransport:
     """A Transport over asyncssh; see `connect`."""
@@ -30,12 +32,14 @@ class SshTransport:
             async with asyncio.timeout(deadline_s):
                 return await self._run(command, stdin, on_line)
         except TimeoutError as error:
+            self._connection.abort()  # a node that froze would never confirm that anything is closed
             raise NotGathered(f"{self._target.where} gave no answer within {deadline_s:g} s after login") from error
         except (asyncssh.Error, OSError) as error:
             raise NotGathered(f"{self._target.where} dropped the connection: {_reason(error)}") from error
 
     async def _run(self, command: str, stdin: bytes, on_line: Callable[[str], None] | None) -> Answer:
-        async with self._connection.create_process(command, encoding=None) as process:
+        process = await self._connection.create_process(command, encoding=None)
+        try:
             # A node that has no probe closes its end before it has read the request: its own answer says why.
             try:
                 process.stdin.write(stdin)
@@ -51,11 +55,17 @@ class SshTransport:
             if status is None:
                 raise NotGathered(f"{self._target.where} dropped the connection while the command ran")
             return Answer(status, stdout, stderr)
+        finally:
+            process.close()
 
     async def close(self) -> None:
         """See Transport.close."""
         self._connection.close()
-        await self._connection.wait_closed()
+        try:
+            async with asyncio.timeout(_CLOSE_DEADLINE_S):
+                await self._connection.wait_closed()
+        except (TimeoutError, asyncssh.Error, OSError):
+            self._connection.abort()
 
 
 async def connect(target: Target, deadline_s: float) -> SshTransport:

@@ -11,6 +11,7 @@ from ..inventory import Target
 
 MAX_STDOUT_BYTES = 512 * 1024
 MAX_STDERR_BYTES = 256 * 1024
+_MARK = "gpugate-input-begins"
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Transport(Protocol):
         """
 
     async def close(self) -> None:
-        """Give the connection back."""
+        """Give the connection back; never raises, and never waits long for the other side."""
 
 
 def privileged(target: Target, argv: list[str], stdin: bytes) -> tuple[str, bytes]:
@@ -45,5 +46,9 @@ def privileged(target: Target, argv: list[str], stdin: bytes) -> tuple[str, byte
     user = shlex.quote(target.become_user)
     if target.become_password is None:
         return f"sudo -H -n -u {user} -- {command}", stdin
-    # sudo reads the password's line from the same input, and leaves the rest to the command.
-    return f"sudo -H -S -p '' -u {user} -- {command}", target.become_password.encode() + b"\n" + stdin
+    # sudo reads the password's line from the same input, but only where it needs one: the command's begins at a mark.
+    command = shlex.join(
+        ["sh", "-c", f'until IFS= read -r line && [ "$line" = {_MARK} ]; do :; done; exec "$@"', "sh", *argv]
+    )
+    given = f"{target.become_password}\n{_MARK}\n".encode()
+    return f"sudo -H -S -p '' -u {user} -- {command}", given + stdin

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpugate.errors import Unavailable
 from gpugate.policy import Policy
 from gpugate.verdict import Expect, Next, Node
 
@@ -18,3 +19,5 @@ def check_known_answer(node: Node, policy: Policy, expect: Expect) -> None:
             f"; first in thread {wrong.thread}: expected {wrong.expected:#x}, found {wrong.found:#x}" if wrong else ""
         )
         expect(f"wrong answers{where}", burn.mismatches, at=gpu).equals(0, next="take the card out of service; RMA")
+        if burn.seconds < policy.burn_min_s:
+            raise Unavailable(f"it was burnt for {burn.seconds:.3g} of {policy.burn_min_s:g} s: {burn.reason}")

@@ -290,6 +290,15 @@ def test_what_a_short_kernel_log_does_hold_counts() -> None:
     assert verdict("errors.xid", evidence).outcome is Outcome.FAIL
 
 
+def test_burn_that_ended_early_proves_no_right_answers() -> None:
+    """A burn shorter than policy's least proves nothing, but a wrong answer in it counts; siblings are not blamed."""
+    short = with_fact(healthy(), "burn.gpus.2.seconds", 4.0)
+    judged = verdict("compute.known_answer", short)
+    assert judged.outcome is Outcome.ERROR
+    assert "burnt for 4 of 30 s" in judged.reason
+    assert verdict("compute.known_answer", with_fact(short, "burn.gpus.2.mismatches", 1)).outcome is Outcome.FAIL
+
+
 def test_refused_burn_hides_no_counted_error() -> None:
     """Without a burn, what the counters say still fails; without errors it is an error that none was gained."""
     refused = with_fact(healthy(), "burn", Gap("the burn did not start: GPU 1 is in use"))

@@ -12,7 +12,7 @@ from ..errors import GpugateError, NotGathered, Unavailable
 from ..evidence.types import BurnGpu, Evidence, Gpu
 from ..policy import Policy
 from .expect import Expect, name_of
-from .types import Next, Outcome, Verdict
+from .types import Finding, Next, Outcome, Verdict
 
 Check = Callable[..., None]
 
@@ -135,14 +135,18 @@ def judge(check: str, function: Check, gathered: Gathered, policy: Policy, today
         return unjudged(gathered, check, policy, today)
     started = time.perf_counter()
     silent: dict[int, str] = {}
+    bad: list[Finding] = []
     while True:
         node, expect = Node(gathered, gathered.evidence, frozenset(silent)), Expect()
         try:
             function(node, traced(policy), expect)
         except Unavailable as gap:
-            # One GPU's gap must not hide another one's failure: the check runs again without the GPU that has the gap.
+            # A GPU's gap must hide neither another one's failure (the check runs again without the GPU that has it),
+            # nor what was measured of itself before.
             if node.at is not None:
-                silent[node.at.index] = f"{name_of(node.at)}: {gap}"
+                at = node.at.index
+                bad += [f for f in expect.findings if f.gpu is not None and f.gpu.index == at and not f.ok]
+                silent[at] = f"{name_of(node.at)}: {gap}"
                 continue
             reason = str(gap)
         except KeyboardInterrupt:
@@ -152,6 +156,7 @@ def judge(check: str, function: Check, gathered: Gathered, policy: Policy, today
         else:
             reason = "" if silent else uncovered(node, policy, expect)
         break
+    expect.findings.extend(bad)
     told = [
         *list(silent.values())[:1],
         *([f"and {len(silent) - 1} more GPU{'s' * (len(silent) > 2)}"] if len(silent) > 1 else []),

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from gpugate.evidence.facts import Gap
 from gpugate.evidence.types import SteadyState
+from gpugate.probe.burn.facts import event_shares
 from gpugate.probe.burn.predict import decided, headroom, temperature
 from gpugate.probe.burn.series import MEMORY, Series
 from gpugate.probe.burn.store import KEPT, MOST_SAMPLES, document, store
@@ -95,6 +96,22 @@ def test_margin_beside_a_stuck_temperature_is_no_good_news() -> None:
     hot = burnt(towards(86), 60)
     hot.values["temperature_c"] = [40.0] * len(hot.times)
     assert isinstance(headroom(hot, BOUND_C, over=True), SteadyState)
+
+
+@pytest.mark.parametrize(("counted_s", "share"), [(0, 0.5), (54, 0.9)])
+def test_share_of_a_reason_is_the_greater_of_samples_and_counter(counted_s: int, share: float) -> None:
+    """A time counter that stands still while samples show its reason hides nothing, nor do samples between pulses."""
+    times = dict.fromkeys(("sw_power_cap", "sw_thermal", "hw_thermal", "power_brake"), 0)
+    gpu = SimpleNamespace(
+        series=burnt(towards(70), 60, reasons=lambda t: SW_THERMAL if t > 30 else 0),
+        seconds=60.0,
+        times_before=times,
+        times_after=times | {"sw_thermal": counted_s * 10**9},
+    )
+    found = event_shares(gpu)  # type: ignore[arg-type]  # what it looks at of a GPU
+    assert not isinstance(found, Gap)
+    assert found["sw_thermal"] == pytest.approx(share, abs=0.01)
+    assert found["power_brake"] == 0
 
 
 def test_throttle_far_from_the_limit_is_no_prediction() -> None:

@@ -41,7 +41,7 @@ def facts_of(gpu: BurningGpu, outcome: Outcome, request: BurnRequest) -> dict[st
         "below_slowdown_c": to_json(predicted),
         "memory_c": to_json(temperature(series, MEMORY)),
         "resistance_c_per_w": to_json(_resistance(gpu)),
-        "event_shares": to_json(_event_shares(gpu)),
+        "event_shares": to_json(event_shares(gpu)),
         "pcie_generation": to_json(gpu.pcie_generation),
         "pcie_width": to_json(gpu.pcie_width),
         "nvlink_states": to_json(gpu.nvlink_states),
@@ -82,25 +82,26 @@ def _resistance(gpu: BurningGpu) -> float | Gap:
     return (steady.value - idle.temperature_c) / rise
 
 
-def _event_shares(gpu: BurningGpu) -> dict[str, float] | Gap:
-    """Share of the burn's time by reason: by the driver's own time counters, else by samples."""
+def event_shares(gpu: BurningGpu) -> dict[str, float] | Gap:
+    """Share of the burn's time by reason: by samples, and by the driver's own time counters where they tell of more.
+
+    A counter knows of pulses between samples; one that stands still while the samples show its reason is not believed.
+    """
     before, after = gpu.times_before, gpu.times_after or gpu.device.event_reason_times()
     counted = {}
     if not isinstance(before, Gap) and not isinstance(after, Gap) and gpu.seconds > 0:
         counted = {reason: (after[reason] - before[reason]) / 1e9 / gpu.seconds for reason in after}
     reasons = gpu.series.points(REASONS)
+    if isinstance(reasons, Gap):
+        return reasons
+    if not reasons:
+        return Gap("the burn ended before its first sample")
     shares = {}
     for name, bit in REASON_BITS.items():
-        if name in counted:
-            if counted[name] < 0:
-                return Gap(f"the driver's time counter of {name} ran backwards during the burn")
-            shares[name] = min(1.0, counted[name])
-        elif isinstance(reasons, Gap):
-            return reasons
-        elif not reasons:
-            return Gap("the burn ended before its first sample")
-        else:
-            shares[name] = sum([1 for _, mask in reasons if int(mask) & bit]) / len(reasons)
+        if counted.get(name, 0.0) < 0:
+            return Gap(f"the driver's time counter of {name} ran backwards during the burn")
+        sampled = sum([1 for _, mask in reasons if int(mask) & bit]) / len(reasons)
+        shares[name] = max(sampled, min(1.0, counted.get(name, 0.0)))
     return shares
 
 

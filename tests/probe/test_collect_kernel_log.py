@@ -140,6 +140,17 @@ def test_dmesg_is_read_with_its_times(tmp_path: Path, monkeypatch: pytest.Monkey
     assert dmesg().complete is False
 
 
+def test_what_a_boot_says_before_its_first_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An early microcode update is logged before the kernel says its version: the log reaches back to boot all the
+    same, but not where such words come late."""
+    early = "[    0.000000] microcode: updated early to revision 0xd6"
+    _command(tmp_path, monkeypatch, "dmesg", f"{early}\n[    0.000000] Linux version 6.8")
+    assert dmesg().complete is True
+
+    _command(tmp_path, monkeypatch, "dmesg", "\n".join([early] * 20 + ["[    9.000000] Linux version 6.8"]))
+    assert dmesg().complete is False
+
+
 def test_a_reader_that_fails_is_no_empty_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that is refused says so in its own words."""
     _command(tmp_path, monkeypatch, "dmesg", "", status=1)

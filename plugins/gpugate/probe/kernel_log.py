@@ -27,8 +27,12 @@ _MAX_LINES, _MAX_LINE, _MAX_BYTES = 1000, 500, 48 * 1024
 _TIMEOUT_S = 30
 _DRIVER = re.compile(r"NVRM|nvidia|\bS?Xid\b|fallen off the bus|RmInitAdapter", re.IGNORECASE)
 _BUS_ERROR = re.compile(r"\bAER\b|PCIe Bus Error|device \[10de:")
-# The first thing that a kernel says (init/main.c; arm64 says its processor first).
+# The first thing that a kernel says (init/main.c; arm64 says its processor first), but for an early update of the
+# processor's microcode, which has a line or two.
 _FIRST_WORDS = re.compile(r"^(?:\S+ )?(Linux version |Booting Linux )")
+
+
+_FIRST_WORDS_WITHIN = 4
 
 
 @dataclass(frozen=True)
@@ -97,14 +101,18 @@ def _journal() -> Log:
             lines.append(f"{stamp} {message}")
     if not lines:
         raise ProbeError("the journal shows no kernel lines of this boot")
-    return Log("journalctl --dmesg --boot", lines, bool(_FIRST_WORDS.match(lines[0])))
+    return Log("journalctl --dmesg --boot", lines, _from_boot(lines))
 
 
 def dmesg() -> Log:
     lines = [re.sub(r"^\[ *([0-9.]+)\] ", r"[\1] ", line) for line in _run(["dmesg"]).splitlines()]
     if not lines:
         raise ProbeError("dmesg shows no lines")
-    return Log("dmesg", lines, bool(_FIRST_WORDS.match(lines[0])))
+    return Log("dmesg", lines, _from_boot(lines))
+
+
+def _from_boot(lines: list[str]) -> bool:
+    return any(map(_FIRST_WORDS.match, lines[:_FIRST_WORDS_WITHIN]))
 
 
 def _run(command: list[str]) -> str:

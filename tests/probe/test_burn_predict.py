@@ -87,7 +87,7 @@ def test_card_that_throttles_at_once_is_no_better_than_where_it_is_held() -> Non
 
 
 def test_margin_beside_a_stuck_temperature_is_no_good_news() -> None:
-    """A margin may be the memory's: where the core's sensor stands still under load nobody knows how hot the core is."""
+    """A margin may be the memory's: where the core's own sensor stands still, nobody knows how hot it is."""
     series = burnt(towards(70), 60)
     series.values["temperature_c"] = [40.0] * len(series.times)
     found = headroom(series, BOUND_C, over=True)

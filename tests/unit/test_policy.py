@@ -24,6 +24,7 @@ WAIVER = {"check": "thermal.*", "host": "gpu[0-3]", "who": "ann", "why": "fan or
         ({"gpugate_board": "H100-SXM5-80Gb"}, "did you mean H100-SXM5-80GB"),
         ({"gpugate_gpu_count": "8"}, "gpugate_gpu_count"),
         ({"gpugate_gpu_count": True}, "gpugate_gpu_count"),
+        ({"gpugate_power_limit_w": "600"}, "'600' is a text: with -e write JSON"),
         ({"gpugate_gpu_count": 0}, "not between 1 and 64"),
         ({"gpugate_driver_allowed": "550"}, "gpugate_driver_allowed"),
         ({"gpugate_driver_allowed": ""}, "is empty"),

@@ -46,7 +46,9 @@ def policy_from_variables(host: str, variables: Mapping[str, Any]) -> Policy:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = PREFIX + ".".join(map(str, first["loc"]))
-        raise PolicyError(f"{host}: {place}: {first['msg']} (docs/policy.md lists the variables)") from error
+        text = isinstance(first["input"], str) and first["type"] in ("float_type", "int_type", "bool_type")
+        hint = f"; {first['input']!r} is a text: with -e write JSON, -e '{{\"{place}\": ...}}'" if text else ""
+        raise PolicyError(f"{host}: {place}: {first['msg']}{hint} (docs/policy.md lists the variables)") from error
     _check_meaning(host, policy)
     return policy
 

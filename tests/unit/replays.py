@@ -27,11 +27,12 @@ class Project:
 
     folder: Path
 
-    def command(self, *args: str, hosts: str = "gpu_fleet") -> list[str]:
-        """The command line that judges the written evidence."""
+    def command(self, *args: str, hosts: str = "gpu_fleet", replay: bool = True) -> list[str]:
+        """The command line that judges the written evidence, or without `replay` gathers its own."""
+        written = [f"--evidence={self.folder / 'evidence'}"] if replay else []
         return [
             sys.executable, "-m", "pytest", f"--hosts={hosts}", f"--ansible-inventory={self.folder / 'hosts.json'}",
-            f"--evidence={self.folder / 'evidence'}", *args,
+            *written, *args,
         ]  # fmt: skip
 
     def pytest(self, *args: str, hosts: str = "gpu_fleet") -> subprocess.CompletedProcess[str]:

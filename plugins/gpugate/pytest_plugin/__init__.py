@@ -157,16 +157,16 @@ class _Session:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the report, whatever happened."""
-        live_error = None
         if STATE in self.config.stash and not self.worker and not self.config.option.collectonly:
             try:
                 run, folder = finish.write_report(self.config, session, self.state)
                 self.config.stash[_SUMMARY] = summary_lines(run, folder)
             except ReportError as error:
-                live_error = str(error)
+                self.config.stash[_SUMMARY] = [f"ERROR: {error}"]
                 session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
-        if live_error:
-            self.config.stash[_SUMMARY] = [f"ERROR: {live_error}"]
+
+    def pytest_unconfigure(self) -> None:
+        """Leave nothing open or lying about, however the session ended."""
         live.close(self.config)
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:

@@ -24,11 +24,16 @@ _QUIET_S = 5.0
 
 def gather_now(config: pytest.Config, state: State, hosts: list[str]) -> None:
     """Gather the evidence of these hosts, with progress on the terminal, and judge it from then on."""
-    folder = Path(tempfile.mkdtemp(prefix=".gathering-", dir=_made(reports_folder(config))))
-    config.stash[_FOLDER] = folder
-    targets = [state.targets[host] for host in hosts]
-    progress = _Progress(config, targets)
-    _loop(config).call(gather(targets, state.profile, folder, progress))
+    try:
+        reports = reports_folder(config)
+        reports.mkdir(parents=True, exist_ok=True)
+        folder = config.stash[_FOLDER] = Path(tempfile.mkdtemp(prefix=".gathering-", dir=reports))
+        targets = [state.targets[host] for host in hosts]
+        progress = _Progress(config, targets)
+        _loop(config).call(gather(targets, state.profile, folder, progress))
+    except OSError as error:
+        sentence = f"evidence cannot be kept below {reports_folder(config)}: {error.strerror or error}"
+        pytest.exit(sentence, pytest.ExitCode.INTERNAL_ERROR)
     state.use_folder(folder)
 
 
@@ -42,9 +47,10 @@ def hosts_of(config: pytest.Config) -> Hosts:
 
 
 def close(config: pytest.Config) -> None:
-    """Give back connections, thread and temporary folder."""
+    """Give back connections, thread and temporary folder; nothing to do the second time."""
     if _HOSTS in config.stash:
         config.stash[_HOSTS].close()
+        del config.stash[_HOSTS]
     if _LOOP in config.stash:
         config.stash[_LOOP].close()
         del config.stash[_LOOP]
@@ -56,14 +62,6 @@ def reports_folder(config: pytest.Config) -> Path:
     """Where reports go: --reports, else `reports` in the project."""
     chosen = config.getoption("reports")
     return Path(chosen) if chosen else config.rootpath / "reports"
-
-
-def _made(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise pytest.UsageError(f"reports cannot be written to {folder}: {error.strerror}") from error
-    return folder
 
 
 def _loop(config: pytest.Config) -> Loop:

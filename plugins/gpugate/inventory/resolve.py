@@ -90,6 +90,8 @@ def _select(inventory: InventoryManager, pattern: str, sources: Any) -> list[Any
             close = difflib.get_close_matches(bare, known, 1)
             hint = f"; did you mean {close[0]}?" if close else f" (there are: {', '.join(known[:10])})"
             raise InventoryError(f"--hosts: no host or group in {_shown(sources)} matches {bare!r}{hint}")
+        if not part.startswith("!") and not _matches(inventory, bare):
+            raise InventoryError(f"--hosts: the group {bare} of {_shown(sources)} has no hosts")
     hosts = [host for host in inventory.get_hosts(parts) if host.name in inventory.hosts]
     if not hosts:
         raise InventoryError(f"--hosts={pattern} selects no host of {_shown(sources)}")

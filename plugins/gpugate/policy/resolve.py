@@ -26,6 +26,7 @@ NOT_POLICY = {"gpugate_hosts", "gpugate_node_root", "gpugate_probe_python", "gpu
               "gpugate_report"}  # fmt: skip
 FIELDS = {field.name for field in fields(Policy)}
 _POLICY = TypeAdapter(Policy)
+_CHECK = re.compile(r"\w+\.\w+")
 
 
 def policy_from_variables(host: str, variables: Mapping[str, Any]) -> Policy:
@@ -78,10 +79,14 @@ def _check_meaning(host: str, policy: Policy) -> None:
                 Version(version)
             except InvalidVersion as error:
                 raise PolicyError(f"{host}: gpugate_{name}: {version!r} is no version") from error
-    for name in ("headroom_c", "power_share", "siblings_c", "burn_min_s", "burn_max_s", "burn_deadline_s",
-                 "probe_deadline_s", "report_max_age_s"):  # fmt: skip
+    for name in ("headroom_c", "memory_headroom_c", "power_share", "siblings_c", "clock_skew_s", "burn_min_s",
+                 "burn_max_s", "burn_deadline_s", "probe_deadline_s", "report_max_age_s"):  # fmt: skip
         if getattr(policy, name) <= 0:
             raise PolicyError(f"{host}: gpugate_{name}: {getattr(policy, name)} is not above 0")
+    for name, most in (("power_share", 1), ("throttle_share", 1), ("memory_marginal_percent", 100),
+                       ("memory_failed_percent", 100)):  # fmt: skip
+        if not 0 <= getattr(policy, name) <= most:  # what nothing can exceed would check nothing
+            raise PolicyError(f"{host}: gpugate_{name}: {getattr(policy, name)} is not between 0 and {most}")
     if policy.burn_max_s < policy.burn_min_s:
         raise PolicyError(f"{host}: gpugate_burn_max_s is below gpugate_burn_min_s")
     if policy.power_limit_w is not None and policy.power_limit_w <= 0:
@@ -91,11 +96,19 @@ def _check_meaning(host: str, policy: Policy) -> None:
             re.compile(workload.pattern)
         except re.error as error:
             raise PolicyError(f"{host}: gpugate_workloads: {workload.name}: pattern: {error}") from error
+        if re.search(workload.pattern, ""):
+            raise PolicyError(f"{host}: gpugate_workloads: {workload.name}: the pattern fits every process")
+    for waiver in policy.waivers:
+        for name in ("check", "host", "who", "why", "ticket"):
+            if not getattr(waiver, name).strip():
+                raise PolicyError(f"{host}: gpugate_waivers: {waiver.check} on {waiver.host}: {name} is empty")
     families = {check.split(".")[0] for check in CATALOGUE}
     for check in policy.checks:
         if check not in CATALOGUE and (check.split(".")[0] in families or "." not in check):
             close = difflib.get_close_matches(check, CATALOGUE, 1)
             hint = f"; did you mean {close[0]}?" if close else ""
             raise PolicyError(f"{host}: gpugate_checks: no check is called {check!r}{hint}")
+        if not _CHECK.fullmatch(check):
+            raise PolicyError(f"{host}: gpugate_checks: {check!r} cannot be the name of a check, FAMILY.NAME")
     if not policy.expected(policy.profile):
         raise PolicyError(f"{host}: gpugate_checks leaves no check for profile {policy.profile}")

@@ -117,9 +117,11 @@ probe_missing:
 """
 
 import contextlib  # noqa: E402  # documentation comes first in a module
+import fcntl  # noqa: E402
 import os  # noqa: E402
 import shutil  # noqa: E402
 import tempfile  # noqa: E402
+from collections.abc import Iterator  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -147,6 +149,20 @@ class Builds:
     def file(self, digest: str) -> Path:
         return Path(self.folder, digest, PROBE_FILE)
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """The folder of the builds, there and closed to other runs of this module until this one is done."""
+        for folder in (self.folder.parent.parent, self.folder.parent, self.folder):
+            if not folder.is_dir():
+                folder.mkdir(parents=True, exist_ok=True)
+                folder.chmod(0o755)  # whatever the umask: who may write here may put another probe in ours' place
+        lock = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
     @property
     def current(self) -> str | None:
         """The digest that `current` points at, whether its file is there or not."""
@@ -171,7 +187,6 @@ class Builds:
 
     def install(self, src: str, digest: str) -> None:
         """Copy a build in under its digest, as one step for whoever looks."""
-        self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
         shutil.copyfile(src, fresh / PROBE_FILE)
         if self._sha256(str(fresh / PROBE_FILE)) != digest:
@@ -191,6 +206,11 @@ class Builds:
 
 def present(module: AnsibleModule, builds: Builds) -> dict[str, Any]:
     """The build of `digest` on the node and current; `src` brings it where it is not there yet."""
+    with contextlib.nullcontext() if module.check_mode else builds.alone():
+        return _present(module, builds)
+
+
+def _present(module: AnsibleModule, builds: Builds) -> dict[str, Any]:
     digest, src, keep = (module.params[name] for name in ("digest", "src", "keep"))
     if not digest:
         raise NodeError(

@@ -166,7 +166,11 @@ def absent(module: AnsibleModule, cards: Cards) -> dict[str, Any]:
     """Default power limits, persistence as it was before us, and no document."""
     settings, restore = (Path(module.params["root"], path) for path in (SETTINGS, RESTORE))
     back, ours = read(restore), [path for path in (settings, restore) if path.exists()]
-    plan: dict[str, Any] = {"gpus": []} if back is None else cards.plan(back)
+    try:
+        plan: dict[str, Any] = {"gpus": []} if back is None else cards.plan(back)
+    except NodeError as error:
+        advice = f"mend the node first, or to leave its cards as they are remove {restore} and run again"
+        raise NodeError(f"{error}; {advice}", **error.facts) from error
     if ours and back is None:
         module.warn(f"{restore} is gone, which said how the cards were before: they keep the settings that they have")
     lines = [line for line in map(gpu_line, plan["gpus"]) if line] + [f"{path}: removed" for path in ours]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +21,7 @@ from gpugate.provision import host_policy, probe_file
 
 PROJECT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
+IDENTITY = ("machine_id", "boot_id", "hostname", "gpu_uuids")
 MODULES = ("gpu_policy", "gpu_probe", "gpu_settings")
 POLICY = {
     "gpugate_board": "T4",
@@ -131,6 +135,68 @@ def test_a_probe_that_says_no_json_is_an_error_with_its_words(modules: dict[str,
     with pytest.raises(node.NodeError, match=r"there is no probe at .*: run playbooks/provision.yml") as missing:
         node.ask(str(tmp_path / "none"), "/", None, "identity")
     assert missing.value.facts == {"probe_missing": True}
+
+
+def test_provisioned_by_several_at_once(modules: dict[str, Any], tmp_path: Path) -> None:
+    """Runs that meet on one node each end with the whole build in place, and leave nothing half done."""
+    src = tmp_path / "probe.py"
+    src.write_text(f"print({json.dumps(json.dumps(dict.fromkeys(IDENTITY, 'x')))})")
+    digest = hashlib.sha256(src.read_bytes()).hexdigest()
+    for turn in range(5):
+        root = tmp_path / str(turn)
+        with ProcessPoolExecutor(6, multiprocessing.get_context("fork")) as pool:
+            done = [pool.submit(_provision, root, src, digest) for _ in range(6)]
+        assert [one.result()["digest"] for one in done] == [digest] * 6
+        assert {path.name for path in (root / "opt/gpugate/probe").iterdir()} == {"current", digest}
+
+
+def _provision(root: Path, src: Path, digest: str) -> dict[str, Any]:
+    gpu_probe: Any = sys.modules["test_gpu_probe"]
+    module = _Module(root, src, digest)
+    result: dict[str, Any] = gpu_probe.present(module, gpu_probe.Builds(module))
+    return result
+
+
+class _Module:
+    """What the work of gpu_probe needs of an AnsibleModule."""
+
+    check_mode = False
+
+    def __init__(self, root: Path, src: Path, digest: str) -> None:
+        self.params = {"root": str(root), "src": str(src), "digest": digest, "keep": 2, "driver_root": None}
+
+    def sha256(self, path: str) -> str:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def test_nobody_else_can_put_a_probe_in_the_builds_place(modules: dict[str, Any], tmp_path: Path) -> None:
+    """Whatever the umask, no folder that provisioning makes above a build can be written by others."""
+    src = tmp_path / "probe.py"
+    src.write_text(f"print({json.dumps(json.dumps(dict.fromkeys(IDENTITY, 'x')))})")
+    before = os.umask(0)
+    try:
+        _provision(tmp_path / "root", src, hashlib.sha256(src.read_bytes()).hexdigest())
+    finally:
+        os.umask(before)
+    opt = tmp_path / "root/opt"
+    assert {path.stat().st_mode & 0o777 for path in (opt / "gpugate", *(opt / "gpugate/probe").glob("**"))} == {0o755}
+
+
+def test_a_node_that_lost_a_gpu_says_how_to_leave_its_cards(modules: dict[str, Any], tmp_path: Path) -> None:
+    """Cards that cannot be given back stop the removal, with the file that has to go for it to go on without them."""
+    node, settings = sys.modules["ansible.module_utils.gpugate_node"], modules["gpu_settings"]
+    restore = tmp_path / "etc/gpugate/restore.json"
+    restore.parent.mkdir(parents=True)
+    restore.write_text("{}")
+
+    class Lost:
+        def plan(self, request: str) -> dict[str, Any]:
+            raise node.NodeError("GPU 1: its UUID cannot be read: GPU is lost: nothing was changed")
+
+    module = _Module(tmp_path, tmp_path, "")
+    with pytest.raises(node.NodeError, match=rf"GPU is lost.*; .* remove {restore} and run again"):
+        settings.absent(module, Lost())
+    assert restore.exists()
 
 
 def test_the_request_that_gives_cards_back(modules: dict[str, Any]) -> None:

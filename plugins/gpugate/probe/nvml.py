@@ -8,6 +8,7 @@ answered. Sources: nvml.h 13.5; which driver has what is in the header's own ver
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Callable, Union
@@ -504,6 +505,8 @@ def _field_value(value: Any) -> Result[Number]:
     number: Number = getattr(value.value, member)
     if number == _UNSIGNED_NONE.get(value.valueType):
         return Gap(f"{where} answered all ones, which stands for not available")
+    if not math.isfinite(number):
+        return Gap(f"{where} answered {number}, which is no finite number")
     return number
 
 

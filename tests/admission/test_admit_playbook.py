@@ -22,7 +22,7 @@ from runs import failed, passed, run_of
 PROJECT = Path(__file__).parents[2]
 PROBE = """
 import json
-print(json.dumps({"machine_id": "m-1", "boot_id": "b-1", "hostname": "x", "gpu_uuids": ["GPU-a"]}))
+print(json.dumps({"machine_id": "m-1", "boot_id": "b-1", "hostname": "x", "gpu_uuids": ["GPU-HOST"]}))
 """
 HOSTS = ("green", "fouled", "down")
 
@@ -54,7 +54,7 @@ class Site:
             verdicts = {check: passed(target.name, check) for check in target.policy.expected("admission")}
             if target.name == "fouled":
                 verdicts["thermal.headroom"] = failed("fouled")
-            identity = {"machine_id": "m-1", "boot_id": "b-1", "gpu_uuids": "GPU-a",
+            identity = {"machine_id": "m-1", "boot_id": "b-1", "gpu_uuids": f"GPU-{target.name}",
                         "policy_digest": target.policy.digest, "measured_unix_s": f"{now.timestamp():.3f}"}  # fmt: skip
             hosts.append(HostReport(target.name, identity, list(verdicts.values())))
         Store(self.folder / "reports").write(run_of(hosts=hosts, started=now, run_id=new_run_id(now)))
@@ -68,7 +68,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
     for host in ("green", "fouled"):
         current = folder / host / "opt/gpugate/probe/0123"
         current.mkdir(parents=True)
-        (current / "gpugate-probe.pyz").write_text(PROBE)
+        (current / "gpugate-probe.pyz").write_text(PROBE.replace("HOST", host))
         (current.parent / "current").symlink_to("0123")
         hosts[host] = {"ansible_connection": "local", "gpugate_node_root": str(folder / host)}
     with socket.create_server(("127.0.0.1", 0)) as closed_again:

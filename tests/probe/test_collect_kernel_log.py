@@ -8,7 +8,7 @@ import pytest
 from gpugate.errors import ProbeError
 from gpugate.evidence.facts import Gap
 from gpugate.evidence.types import KernelLog
-from gpugate.probe.kernel_log import Log, dmesg, kernel_log
+from gpugate.probe.kernel_log import Log, dmesg, journal, kernel_log
 from gpugate.probe.node import Node
 from probing import write
 
@@ -120,15 +120,23 @@ def _command(folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, output: s
     monkeypatch.setenv("PATH", str(folder), prepend=":")
 
 
-def test_on_the_node_itself_the_journal_speaks_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The journal's kernel lines are read when they reach back to boot."""
+@pytest.mark.parametrize("missed", ["", "1700000005.1 gpu7 systemd-journald: Missed 12 kernel messages"])
+def test_on_the_node_itself_the_journal_speaks_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missed: str
+) -> None:
+    """The journal's kernel lines reach back to boot where it begins there and has missed none of them since."""
     lines = ["1700000000.1 gpu7 kernel: Linux version 6.8", f"1700000009.5 gpu7 kernel: {XID}"]
-    _command(tmp_path, monkeypatch, "journalctl", "\n".join(lines))
+    (tmp_path / "log").write_text("\n".join(lines))
+    (tmp_path / "missed").write_text(missed)
+    place = tmp_path / "journalctl"
+    place.write_text(f'#!/bin/sh\ncase "$*" in *MESSAGE_ID=*) cat {tmp_path}/missed;; *) cat {tmp_path}/log;; esac\n')
+    place.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
 
-    found = _log(Node(Path("/"), tmp_path))
+    log = journal()
 
-    assert (found.source, found.complete) == ("journalctl --dmesg --boot", True)
-    assert found.lines == [f"1700000009.5 {XID}"]
+    assert (log.source, log.complete) == ("journalctl --dmesg --boot", not missed)
+    assert log.lines[1:] == [f"1700000009.5 {XID}"]
 
 
 def test_dmesg_is_read_with_its_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

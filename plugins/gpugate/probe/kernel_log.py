@@ -33,6 +33,7 @@ _FIRST_WORDS = re.compile(r"^(?:\S+ )?(Linux version |Booting Linux )")
 
 
 _FIRST_WORDS_WITHIN = 4
+_MISSED = "e9bf28e6e834481bb6f48f548ad13606"  # SD_MESSAGE_JOURNAL_MISSED (sd-messages.h)
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Log:
 
 def kernel_log(node: Node) -> Result[KernelLog]:
     readers = (
-        [lambda: _journal(), lambda: _kmsg(node), lambda: dmesg()]
+        [lambda: journal(), lambda: _kmsg(node), lambda: dmesg()]
         if node.is_own
         else [lambda: _kmsg(node), lambda: _kern_log(node)]
     )
@@ -91,17 +92,19 @@ def _newest(lines: Sequence[str]) -> list[str]:
     return kept[::-1]
 
 
-def _journal() -> Log:
-    command = ["journalctl", "--dmesg", "--boot", "--output=short-unix", "--no-pager", "--quiet"]
+def journal() -> Log:
+    """The journal's. Its daemon notes where the kernel overwrote messages before it could read them."""
+    command = ["journalctl", "--boot", "--output=short-unix", "--no-pager", "--quiet"]
     lines = []
-    for line in _run(command).splitlines():
+    for line in _run([*command, "--dmesg"]).splitlines():
         stamp, _, rest = line.partition(" ")
         _, _, message = rest.partition(" kernel: ")
         if message:
             lines.append(f"{stamp} {message}")
     if not lines:
         raise ProbeError("the journal shows no kernel lines of this boot")
-    return Log("journalctl --dmesg --boot", lines, _from_boot(lines))
+    whole = _from_boot(lines) and not _run([*command, f"MESSAGE_ID={_MISSED}"]).strip()
+    return Log("journalctl --dmesg --boot", lines, whole)
 
 
 def dmesg() -> Log:

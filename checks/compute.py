@@ -8,7 +8,8 @@ from gpugate.verdict import Expect, Next, Node
 
 
 def check_known_answer(node: Node, policy: Policy, expect: Expect) -> None:
-    """Every thread of the burn ran, and got the answer that was computed beforehand on another machine, bit for bit."""
+    """Every thread of the burn ran, for policy's least time, and got the answer that was computed beforehand on another
+    machine, bit for bit."""
     for gpu, burn in node.burnt():
         expect("threads that finished", burn.threads_completed, at=gpu).equals(
             burn.threads_launched, next=Next.RESET_GPU, origin="the threads that were launched"

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 from gpugate.evidence.facts import Gap
 from gpugate.evidence.types import SteadyState
-from gpugate.probe.burn.facts import event_shares
+from gpugate.probe.burn.facts import event_shares, plateau_power
 from gpugate.probe.burn.predict import decided, headroom, temperature
 from gpugate.probe.burn.series import MEMORY, Series
 from gpugate.probe.burn.store import KEPT, MOST_SAMPLES, document, store
@@ -96,6 +96,15 @@ def test_margin_beside_a_stuck_temperature_is_no_good_news() -> None:
     hot = burnt(towards(86), 60)
     hot.values["temperature_c"] = [40.0] * len(hot.times)
     assert isinstance(headroom(hot, BOUND_C, over=True), SteadyState)
+
+
+def test_power_of_a_rested_gpu_is_not_its_power_at_full_load() -> None:
+    """Where the host left the GPU idle between launches, its low mean is the host's and no reason to blame the card."""
+    busy = plateau_power(burnt(towards(70), 60), 30)
+    rested = plateau_power(burnt(towards(70), 60, load=0.8), 30)
+    assert busy == 650
+    assert isinstance(rested, Gap)
+    assert "the host did not keep it busy" in rested.unavailable
 
 
 @pytest.mark.parametrize(("counted_s", "share"), [(0, 0.5), (54, 0.9)])

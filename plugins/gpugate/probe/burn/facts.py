@@ -9,7 +9,7 @@ from ...evidence.request import BurnRequest
 from ..reading import printable
 from .gpu import BurningGpu
 from .node import Outcome
-from .predict import decided, headroom, temperature
+from .predict import decided, headroom, rested, temperature
 from .series import CLOCK, MEMORY, POWER, REASON_BITS, REASONS, TEMPERATURE, Series
 
 _LEAST_RISE_W = 10.0
@@ -35,7 +35,7 @@ def facts_of(gpu: BurningGpu, outcome: Outcome, request: BurnRequest) -> dict[st
         "mismatches": answer.mismatches,
         "first_mismatch": to_json(answer.first),
         "tflops": to_json(_tflops(gpu, half)),
-        "power_w": to_json(series.mean(POWER, half)),
+        "power_w": to_json(plateau_power(series, half)),
         "sm_mhz": to_json(series.mean(CLOCK, half)),
         "max_temperature_c": to_json(_highest(series, TEMPERATURE)),
         "below_slowdown_c": to_json(predicted),
@@ -56,6 +56,11 @@ def _tflops(gpu: BurningGpu, after_s: float) -> float | Gap:
     return sum([operations for _, operations in work]) / busy / 1e12 if busy > 0 else Gap("no launch completed")
 
 
+def plateau_power(series: Series, after_s: float) -> float | Gap:
+    """Mean power from `after_s` on; a GPU that was left idle in between did not show what it draws."""
+    return rested(series) or series.mean(POWER, after_s)
+
+
 def _highest(series: Series, name: str) -> float | Gap:
     points = series.points(name)
     if isinstance(points, Gap):
@@ -67,7 +72,7 @@ def _resistance(gpu: BurningGpu) -> float | Gap:
     """(steady - idle temperature) / (power above idle)."""
     if gpu.series.throttled_at() is not None:
         return Gap("the card throttled for heat: temperature and power were not those of one load")
-    steady, power, idle = temperature(gpu.series), gpu.series.mean(POWER, gpu.seconds / 2), gpu.idle
+    steady, power, idle = temperature(gpu.series), plateau_power(gpu.series, gpu.seconds / 2), gpu.idle
     if isinstance(steady, Gap):
         return steady
     if isinstance(power, Gap):

@@ -35,7 +35,7 @@ def headroom(series: Series, bound_c: float, over: bool) -> SteadyState | Gap:
     why: Gap | None
     if isinstance(found, Estimate) and found.unsettled is None:
         if not throttled or (now is not None and found.state.value <= now + _CONSISTENT_C):
-            doubt = _rested(series) or _stuck(series)
+            doubt = _stuck(series) or rested(series)
             return found.state if doubt is None or found.state.high < bound_c else doubt
         why = Gap(f"before it throttled the samples led to {found.state.value:.1f} C, and yet it throttled")
     else:
@@ -60,7 +60,7 @@ def temperature(series: Series, name: str = TEMPERATURE) -> SteadyState | Gap:
     found = estimate(free)
     why = found.unavailable if isinstance(found, Gap) else found.unsettled
     if isinstance(found, Estimate) and why is None:
-        return _rested(series) or found.state
+        return rested(series) or found.state
     return Gap(f"{why}; from then on the card throttled for heat" if throttled else str(why))
 
 
@@ -69,7 +69,7 @@ def decided(prediction: SteadyState | Gap, bound_c: float) -> bool:
     return not isinstance(prediction, Gap) and (prediction.low > bound_c or prediction.high < bound_c)
 
 
-def _rested(series: Series) -> Gap | None:
+def rested(series: Series) -> Gap | None:
     """The Gap that says that the GPU was not under load all the time."""
     share = series.loaded_share(RAMP_S)
     if share >= _LEAST_LOADED:

@@ -13,6 +13,7 @@ from typing import Any
 
 PROBES = "opt/gpugate/probe"
 PROBE_FILE = "gpugate-probe.pyz"
+STATE = "var/lib/gpugate"  # what burns leave
 SETTINGS = "etc/gpugate/settings.json"
 RESTORE = "etc/gpugate/restore.json"
 PERSISTENCED = "nvidia-persistenced.service"

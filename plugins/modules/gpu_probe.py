@@ -11,7 +11,7 @@ description:
   - With O(state=present), builds the probe on the controller, puts it on the node under a folder named by its digest,
     and points C(current) at it. The builds before stay, at most O(keep) of them, for going back.
   - With O(state=identity), changes nothing and returns which machine, on which boot, with which GPUs answers right now.
-  - With O(state=absent), removes every build.
+  - With O(state=absent), removes every build, and the samples that burns left on the node.
   - A node needs a Python 3.9 or later and the NVIDIA driver; nothing is installed there but this one file.
 options:
   state:
@@ -126,7 +126,7 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.gpugate_node import PROBE_FILE, PROBES, NodeError, ask, services  # noqa: E402
+from ansible.module_utils.gpugate_node import PROBE_FILE, PROBES, STATE, NodeError, ask, services  # noqa: E402
 
 ARGUMENTS: dict[str, dict[str, object]] = {
     "state": {"type": "str", "choices": ["present", "absent", "identity"], "default": "present"},
@@ -235,10 +235,13 @@ def _present(module: AnsibleModule, builds: Builds) -> dict[str, Any]:
 
 
 def absent(module: AnsibleModule, builds: Builds) -> dict[str, Any]:
-    """No build on the node, and no empty folder of ours."""
-    lines = [f"{builds.folder}: removed, with the build {builds.current}"] if builds.folder.is_dir() else []
-    if lines and not module.check_mode:
-        shutil.rmtree(builds.folder)
+    """No build on the node, nothing that burns left there, and no empty folder of ours."""
+    ours = {builds.folder: f", with the build {builds.current}", Path(module.params["root"], STATE): ""}
+    found = [folder for folder in ours if folder.is_dir()]
+    lines = [f"{folder}: removed{ours[folder]}" for folder in found]
+    if not module.check_mode:
+        for folder in found:
+            shutil.rmtree(folder)
         with contextlib.suppress(OSError):
             builds.folder.parent.rmdir()  # stays where somebody else put something beside the probe
     return outcome(lines, digest=None, path=None, identity=None)

@@ -182,6 +182,17 @@ def test_nobody_else_can_put_a_probe_in_the_builds_place(modules: dict[str, Any]
     assert {path.stat().st_mode & 0o777 for path in (opt / "gpugate", *(opt / "gpugate/probe").glob("**"))} == {0o755}
 
 
+def test_samples_of_burns_go_with_the_probe(modules: dict[str, Any], tmp_path: Path) -> None:
+    """What burns left on the node is taken back too, whether the probe is still there or not."""
+    samples = tmp_path / "var/lib/gpugate/samples/x.json.gz"
+    samples.parent.mkdir(parents=True)
+    samples.write_bytes(b"x")
+    gpu_probe, module = modules["gpu_probe"], _Module(tmp_path, tmp_path, "")
+    assert gpu_probe.absent(module, gpu_probe.Builds(module))["changed"] is True
+    assert not samples.parent.parent.exists()
+    assert gpu_probe.absent(module, gpu_probe.Builds(module))["changed"] is False
+
+
 def test_a_node_that_lost_a_gpu_says_how_to_leave_its_cards(modules: dict[str, Any], tmp_path: Path) -> None:
     """Cards that cannot be given back stop the removal, with the file that has to go for it to go on without them."""
     node, settings = sys.modules["ansible.module_utils.gpugate_node"], modules["gpu_settings"]

@@ -45,13 +45,27 @@ def test_checks_of_a_bad_form_are_refused(tmp_path: Path) -> None:
 
 
 def test_no_check_passes_without_having_judged(tmp_path: Path) -> None:
-    """Whatever returns, yields, skips, exits, or leaves out GPUs is an ERROR, and the checks beside it are judged."""
+    """Whatever returns, yields, skips, exits, or leaves out GPUs is an ERROR, and the checks beside it are judged.
+
+    A FAIL stays one where the check's fixtures break afterwards.
+    """
     source = """
 import sys
 import pytest
 
 def check_good(expect):
     expect("x", 1).equals(1)
+
+@pytest.fixture
+def untidy():
+    yield
+    raise OSError("cannot tidy up")
+
+def check_fails(untidy, node):
+    assert node.gpus == []
+
+def check_untidy(untidy, node):
+    assert node.gpus != []
 
 def check_skips(expect):
     pytest.skip("not today")
@@ -77,12 +91,13 @@ def check_bare_gpus(tmp_path, node):
     for gpu in node.gpus:
         assert gpu.index >= 0
 """
-    bad = ["skips", "exits", "returns", "yields", "waits", "some_gpus", "bare_gpus"]
-    checks = {f"mine.{name}": "admit" for name in ["good", *bad]}
+    bad = ["untidy", "skips", "exits", "returns", "yields", "waits", "some_gpus", "bare_gpus"]
+    checks = {f"mine.{name}": "admit" for name in ["good", "fails", *bad]}
     judged = project(tmp_path, source, checks, gpu_count=9)
     done = judged.pytest()
     assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
-    assert judged.outcomes() == {"mine.good gpu0": "PASS"} | {f"mine.{name} gpu0": "ERROR" for name in bad}
+    expected = {"mine.good gpu0": "PASS", "mine.fails gpu0": "FAIL"} | {f"mine.{name} gpu0": "ERROR" for name in bad}
+    assert judged.outcomes() == expected
     assert "INTERNALERROR" not in done.stdout
 
 

@@ -110,6 +110,9 @@ def pytest_runtest_makereport(
     cell = cell_of(item)
     if cell is None or isinstance(item, Cell):
         return report
+    known = item.config.stash[STATE].verdicts.get(cell)
+    if call.when == "teardown" and known is not None and not known.outcome.green:
+        return report  # what was measured outside its bounds stays said
     error = call.excinfo.value if call.excinfo is not None else None
     if call.when == "call" or error is not None:
         verdict = error.verdict if isinstance(error, CheckFailed) else _verdict(item, cell, error)

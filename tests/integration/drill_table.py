@@ -134,7 +134,7 @@ ROUNDS = [
         ],
         "gpu6": [
             Fault("sensor_stuck", "thermal.headroom", "it is stuck", 0),
-            Fault("locked_clock", "thermal.power_reached", "mean power", 2),
+            Fault("locked_clock", "thermal.power_reached", "power", 2),
         ],
         "gpu7": [Fault("wrong_answers", "compute.known_answer", "wrong answers", 1)],
         "gpu8": [Fault("wrong_bit_once", "driver.kernel_launch", "known answer is False", 1)],

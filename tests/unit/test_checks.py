@@ -336,3 +336,11 @@ def test_age_of_evidence_that_was_gathered_by_other_means(age_s: float, outcome:
     evidence = with_fact(healthy(), "started_unix_s", time.time() - age_s)
     judged = judge("evidence.fresh", SHIPPED["evidence.fresh"], Gathered("gpu0", evidence), policy(), TODAY)
     assert judged.outcome is outcome, judged.headline
+
+
+def test_siblings_of_which_none_was_measured() -> None:
+    """Where no GPU's headroom is known there is no median, and the reason is the gap, not the arithmetic."""
+    judged = verdict("thermal.siblings", with_fact(healthy(), "burn.gpus.*.below_slowdown_c", LOST))
+    assert judged.outcome is Outcome.ERROR
+    assert "broke" not in judged.reason
+    assert judged.reason.startswith("GPU 0 (")

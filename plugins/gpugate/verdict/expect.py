@@ -114,14 +114,19 @@ def name_of(gpu: Gpu) -> GpuName:
 
 
 def _named(gpu: Gpu) -> GpuName:
-    return GpuName(gpu.index, _told(gpu, "uuid"), _told(gpu, "serial"), _told(gpu, "bus_id"))
+    return GpuName(
+        gpu.index,
+        _told(gpu, "uuid", "uuid unknown"),
+        _told(gpu, "serial", "unknown"),
+        _told(gpu, "bus_id", "bus unknown"),
+    )
 
 
-def _told(gpu: Facts, name: str) -> str:
+def _told(gpu: Facts, name: str, unknown: str) -> str:
     try:
         return str(getattr(gpu, name))
     except Unavailable:
-        return f"{name} unknown"
+        return unknown
 
 
 def _origin(*bounds: Any) -> str:

@@ -13,7 +13,6 @@ R = TypeVar("R")
 Result = Union[T, Gap]
 
 MAX_TEXT = 4096
-MAX_ITEMS = 4096
 
 
 def attempt(what: str, read: Callable[[], Result[T]]) -> Result[T]:

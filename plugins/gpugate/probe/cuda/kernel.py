@@ -32,7 +32,7 @@ class BurnKernel:
     """
 
     def __init__(self, cuda: Cuda, device: int) -> None:
-        self._cuda, self._device = cuda, device
+        self._cuda = cuda
         self._context = cuda.retain(device)
         self.threads = cuda.multiprocessors(device) * BLOCKS_A_MULTIPROCESSOR * THREADS_A_BLOCK
         module, self._function = c_void_p(), c_void_p()

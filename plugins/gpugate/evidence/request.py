@@ -13,6 +13,10 @@ class WorkloadPattern:
     pattern: str
 
 
+WORKS = ("fma", "f16", "bf16", "s8", "stream", "memory")
+MIX = "mix"
+
+
 @dataclass(frozen=True)
 class BurnRequest:
     """How to burn. Seconds are device time, counted with CUDA events; `deadline_s` is wall time.
@@ -20,6 +24,10 @@ class BurnRequest:
     `min_s`: burn at least so long; from then on stop as soon as the prediction's 95% interval lies wholly on one side
     of `headroom_c`; at `max_s` stop anyway. `abort_below_slowdown_c`: stop at once when a GPU comes closer than this
     to software slowdown (negative: beyond it).
+
+    `work`: what the kernel does (mix, fma, f16, bf16, s8, stream). `memory_share`: the part of free memory that patterns
+    are written to and read back from (0: no memory test). `fatal`: works in which a wrong answer ends the whole burn at
+    once; a wrong answer of the others is counted, and the burn goes on.
     """
 
     min_s: float
@@ -27,6 +35,9 @@ class BurnRequest:
     headroom_c: float
     abort_below_slowdown_c: float
     deadline_s: float
+    work: str = "mix"
+    memory_share: float = 0.95
+    fatal: list[str] = field(default_factory=lambda: list(WORKS))
 
 
 @dataclass(frozen=True)
@@ -34,7 +45,8 @@ class ProbeRequest:
     """One request: a nonce to be repeated, the profile's name, and what to do beyond reading facts.
 
     `launch`: run the known-answer kernel on every GPU. `burn`: burn in, or None not to. `deadline_s`: wall time in
-    which the driver has to have answered everything, the burn not counted.
+    which the driver has to have answered everything, the burn not counted. `allocate_bytes`: allocate so much in one
+    piece on every GPU, write and read it back (0: do not), but leave at least `reserve_bytes` free beside it.
     """
 
     nonce: str
@@ -43,6 +55,8 @@ class ProbeRequest:
     burn: BurnRequest | None = None
     workloads: list[WorkloadPattern] = field(default_factory=list)
     deadline_s: float = 120.0
+    allocate_bytes: int = 0
+    reserve_bytes: int = 0
 
     @property
     def patience_s(self) -> float:

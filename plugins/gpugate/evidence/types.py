@@ -289,12 +289,52 @@ class SteadyState(Facts):
 
 
 @dataclass(frozen=True, repr=False)
-class Mismatch(Facts):
-    """The first wrong word of a burn: global thread id, expected and found bits."""
+class Allocation(Facts):
+    """Whether memory that policy promises to jobs can be had in one piece: allocated, written and read back.
 
+    `free_bytes` before it was tried. `correct` is a Gap where it was not tried or refused.
+    """
+
+    uuid: str
+    asked_bytes: int
+    free_bytes: Reading[int]
+    correct: Reading[bool]
+
+
+@dataclass(frozen=True, repr=False)
+class Mismatch(Facts):
+    """One wrong 32-bit word, where the device itself found it.
+
+    `work` is what was computed: fma, f16, bf16, s8, stream, or memory for the memory test. `sm` is the multiprocessor;
+    `block` and `thread` (in its block) the place in the grid; `launch` counts from 1, `round` within the launch from 0;
+    `word` is the word's number among the thread's results (stream and memory: in the tested piece of memory). The bits
+    that differ are `expected` xor `found`.
+    """
+
+    work: str
+    sm: int
+    block: int
     thread: int
+    launch: int
+    round: int
+    word: int
     expected: int
     found: int
+
+
+@dataclass(frozen=True, repr=False)
+class MemoryTest(Facts):
+    """Patterns written to a GPU's memory and read back: how much of what was free, in how many pieces, how fast.
+
+    `gb_per_s`: bytes written and read, in 10^9, over the device time that it took.
+    """
+
+    free_bytes: int
+    tested_bytes: int
+    pieces: int
+    patterns: list[str]
+    mismatches: int
+    gb_per_s: Reading[float]
 
 
 @dataclass(frozen=True, repr=False)
@@ -302,9 +342,14 @@ class BurnGpu(Facts):
     """What the burn showed on one GPU.
 
     `ended`: settled, maximum, or aborted; `reason` says why in words. `below_slowdown_c` is the predicted steady
-    headroom on the one scale of `Thermal`, `memory_c` the predicted HBM temperature. Shares are of the burn's time,
-    from 0 to 1, by reason: hw_slowdown, hw_thermal, power_brake, sw_thermal, sw_power_cap. Means are over the plateau
-    (the last half). `resistance_c_per_w` is (steady - idle temperature) / mean power above idle.
+    headroom on the one scale of `Thermal`, at the power that the burn draws unthrottled; `memory_c` the predicted HBM
+    temperature. Shares are of the burn's time, from 0 to 1, by reason: hw_slowdown, hw_thermal, power_brake,
+    sw_thermal, sw_power_cap. Means are over the plateau (the last half). `resistance_c_per_w` is (steady - idle
+    temperature) / mean power above idle.
+
+    `rates` by work (see `Mismatch`), each measured alone once the card was hot: tera-operations a second of fma, f16,
+    bf16, s8, 10^9 bytes a second of stream. `mismatches` counts wrong words of burn and memory test together, `wrong`
+    holds the first of them. Counters `..._gained` are of the time from before the load until after the memory test.
     """
 
     uuid: str
@@ -312,22 +357,28 @@ class BurnGpu(Facts):
     reason: str
     seconds: float
     samples: int
+    samples_per_s: Reading[float]
     threads_launched: int
     threads_completed: Reading[int]
     mismatches: Reading[int]
-    first_mismatch: Mismatch | None
-    tflops: Reading[float]
+    wrong: Reading[list[Mismatch]]
+    rates: Reading[dict[str, float]]
+    memory_test: Reading[MemoryTest]
     power_w: Reading[float]
     sm_mhz: Reading[float]
     max_temperature_c: Reading[float]
+    max_fan_percent: Reading[float]
     below_slowdown_c: Reading[SteadyState]
     memory_c: Reading[SteadyState]
     resistance_c_per_w: Reading[float]
     event_shares: Reading[dict[str, float]]
     pcie_generation: Reading[int]
     pcie_width: Reading[int]
+    pcie_replays_gained: Reading[int]
     nvlink_states: Reading[list[int]]
+    ecc_corrected_gained: Reading[int]
     ecc_uncorrected_gained: Reading[int]
+    rows_remapped_gained: Reading[int]
     used_before_bytes: Reading[int]
     used_after_bytes: Reading[int]
 
@@ -343,12 +394,20 @@ class Samples(Facts):
 
 @dataclass(frozen=True, repr=False)
 class Burn(Facts):
-    """The burn-in of all GPUs of the node together. `gpus` is in the order of `Evidence.gpus`."""
+    """The burn-in of all GPUs of the node together. `gpus` is in the order of `Evidence.gpus`.
 
-    kernel: str
+    `work` is what the kernel did (mix, or one work alone). `xids_gained` counts the Xid lines that the kernel log gained
+    meanwhile; `sampler_core_share` is the processor time of all sampling over wall time (0.01 is 1% of one core).
+    """
+
+    id: str
+    started_unix_s: float
+    work: str
     seconds: float
     gpus: list[BurnGpu]
     samples: Reading[Samples]
+    sampler_core_share: Reading[float]
+    xids_gained: Reading[int]
 
 
 @dataclass(frozen=True, repr=False)
@@ -366,6 +425,7 @@ class Evidence(Facts):
     pci_gpus: Reading[list[PciGpu]]
     gpus: Reading[list[Gpu]]
     launches: Reading[list[Launch]]
+    allocations: Reading[list[Allocation]]
     workloads: Reading[list[Workload]]
     kernel_log: Reading[KernelLog]
     burn: Reading[Burn]

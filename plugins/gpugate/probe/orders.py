@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Callable, NoReturn
 
 from ..errors import ProbeError
-from ..evidence.request import BurnRequest, ProbeRequest, WorkloadPattern
+from ..evidence.request import MIX, WORKS, BurnRequest, ProbeRequest, WorkloadPattern
 
 _MAX_TEXT = 1024
 Check = Callable[[str, Any], Any]
@@ -28,7 +28,14 @@ def probe_request(text: str) -> ProbeRequest:
         "the request",
         plain(text),
         {"nonce": words, "profile": words},
-        {"launch": flag, "burn": _burn, "workloads": _workloads, "deadline_s": positive},
+        {
+            "launch": flag,
+            "burn": _burn,
+            "workloads": _workloads,
+            "deadline_s": positive,
+            "allocate_bytes": size,
+            "reserve_bytes": size,
+        },
     )
     return ProbeRequest(**given)
 
@@ -65,6 +72,18 @@ def count(where: str, value: Any) -> int:
     return value
 
 
+def size(where: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ProbeError(f"{where} must be a number of bytes from 0 on, not {value!r}")
+    return value
+
+
+def share(where: str, value: Any) -> float:
+    if not 0 <= number(where, value) <= 1:
+        raise ProbeError(f"{where} must be from 0 to 1, not {value!r}")
+    return float(value)
+
+
 def number(where: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         raise ProbeError(f"{where} must be a number, not {value!r}")
@@ -77,16 +96,32 @@ def positive(where: str, value: Any) -> float:
     return float(value)
 
 
-def _burn(where: str, value: Any) -> BurnRequest | None:
-    if value is None:
-        return None
+def burn_request(where: str, value: Any) -> BurnRequest:
+    """How to burn, from plain JSON data. Raises ProbeError naming the first key that is wrong."""
     seconds: dict[str, Check] = {"min_s": positive, "max_s": positive, "deadline_s": positive}
-    request = BurnRequest(
-        **members(where, value, {**seconds, "headroom_c": number, "abort_below_slowdown_c": number}, {})
-    )
+    bounds: dict[str, Check] = {"headroom_c": number, "abort_below_slowdown_c": number}
+    wishes: dict[str, Check] = {"work": _work, "memory_share": share, "fatal": _fatal}
+    request = BurnRequest(**members(where, value, {**seconds, **bounds}, wishes))
     if request.min_s > request.max_s:
         raise ProbeError(f"{where}: min_s {request.min_s:g} is above max_s {request.max_s:g}")
     return request
+
+
+def _burn(where: str, value: Any) -> BurnRequest | None:
+    return None if value is None else burn_request(where, value)
+
+
+def _work(where: str, value: Any) -> str:
+    known = [MIX, *(work for work in WORKS if work != "memory")]
+    if value not in known:
+        raise ProbeError(f"{where} must be one of {', '.join(known)}, not {value!r}")
+    return str(value)
+
+
+def _fatal(where: str, value: Any) -> list[str]:
+    if not isinstance(value, list) or any(work not in WORKS for work in value):
+        raise ProbeError(f"{where} must be a list of {', '.join(WORKS)}, not {value!r}")
+    return list(value)
 
 
 def _workloads(where: str, value: Any) -> list[WorkloadPattern]:

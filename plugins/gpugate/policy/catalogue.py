@@ -17,6 +17,8 @@ _BURN: tuple[Profile, ...] = ("admission",)
 
 CATALOGUE: dict[str, tuple[Profile, ...]] = {
     "compute.known_answer": _BURN,
+    "compute.siblings": _BURN,
+    "compute.throughput": _BURN,
     "driver.kernel_launch": _LAUNCH,
     "driver.loaded_matches_installed": _ALWAYS,
     "driver.loaded_matches_libraries": _ALWAYS,
@@ -38,8 +40,10 @@ CATALOGUE: dict[str, tuple[Profile, ...]] = {
     "identity.gpu_model": _ALWAYS,
     "identity.inforom": _ALWAYS,
     "identity.modes": _ALWAYS,
+    "memory.allocatable": _LAUNCH,
     "memory.host": _ALWAYS,
     "memory.margin": _ALWAYS,
+    "memory.pattern": _BURN,
     "memory.returns": _BURN,
     "placement.expected_workloads": _ALWAYS,
     "placement.no_cpu_fallback": _ALWAYS,

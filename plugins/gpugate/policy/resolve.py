@@ -80,13 +80,24 @@ def _check_meaning(host: str, policy: Policy) -> None:
             except InvalidVersion as error:
                 raise PolicyError(f"{host}: gpugate_{name}: {version!r} is no version") from error
     for name in ("headroom_c", "memory_headroom_c", "power_share", "siblings_c", "clock_skew_s", "burn_min_s",
-                 "burn_max_s", "burn_deadline_s", "probe_deadline_s", "report_max_age_s"):  # fmt: skip
+                 "burn_max_s", "burn_deadline_s", "burn_wait_s", "probe_deadline_s", "report_max_age_s",
+                 "rates_share", "siblings_rate_percent"):  # fmt: skip
         if getattr(policy, name) <= 0:
             raise PolicyError(f"{host}: gpugate_{name}: {getattr(policy, name)} is not above 0")
-    for name, most in (("power_share", 1), ("throttle_share", 1), ("memory_marginal_percent", 100),
-                       ("memory_failed_percent", 100)):  # fmt: skip
+    for name, most in (("power_share", 1), ("throttle_share", 1), ("memory_test_share", 1), ("rates_share", 1),
+                       ("memory_marginal_percent", 100), ("memory_failed_percent", 100),
+                       ("siblings_rate_percent", 100)):  # fmt: skip
         if not 0 <= getattr(policy, name) <= most:  # what nothing can exceed would check nothing
             raise PolicyError(f"{host}: gpugate_{name}: {getattr(policy, name)} is not between 0 and {most}")
+    for name in ("burn_nodes_at_once", "burn_gpus_at_once", "burn_kw_at_once"):
+        cap = getattr(policy, name)
+        if cap is not None and cap <= 0:
+            raise PolicyError(f"{host}: gpugate_{name}: {cap} is not above 0: no node could ever burn")
+        if cap is not None and not policy.power_domain:
+            raise PolicyError(f"{host}: gpugate_{name} caps the burns of a power domain: set gpugate_power_domain")
+    for work, rate in policy.rates.items():
+        if rate <= 0:
+            raise PolicyError(f"{host}: gpugate_rates: {work}: {rate} is not above 0")
     if policy.burn_max_s < policy.burn_min_s:
         raise PolicyError(f"{host}: gpugate_burn_max_s is below gpugate_burn_min_s")
     if policy.power_limit_w is not None and policy.power_limit_w <= 0:

@@ -17,9 +17,11 @@ from typing import Literal
 from pydantic import ConfigDict
 
 from ..errors import PolicyError
-from ..evidence.request import BurnRequest, ProbeRequest, WorkloadPattern
+from ..evidence.request import WORKS, BurnRequest, ProbeRequest, WorkloadPattern
 from .boards import BOARDS, Board
 from .catalogue import CATALOGUE, Level, Profile
+
+Work = Literal["fma", "f16", "bf16", "s8", "stream"]
 
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -88,22 +90,37 @@ class Policy:
     throttle_share: float = 0.01
     power_share: float = 0.9
     siblings_c: float = 8.0
+    rates: dict[Work, float] = field(default_factory=dict)
+    rates_share: float = 0.9
+    siblings_rate_percent: float = 8.0
+    burn_work: Literal["mix", "fma", "f16", "bf16", "s8", "stream"] = "mix"
+    burn_fatal: list[Work | Literal["memory"]] = field(default_factory=lambda: list(WORKS))  # type: ignore[arg-type]  # the same names
     burn_min_s: float = 30.0
     burn_max_s: float = 180.0
     burn_deadline_s: float = 300.0
     burn_abort_below_slowdown_c: float = 0.0
     probe_deadline_s: float = 120.0
 
+    power_domain: list[str] = field(default_factory=list)
+    burn_nodes_at_once: int | None = None
+    burn_gpus_at_once: int | None = None
+    burn_kw_at_once: float | None = None
+    burn_wait_s: float = 7200.0
+
     memory_marginal_percent: float = 90.0
     memory_failed_percent: float = 95.0
     memory_margin_mib: int = 0
     memory_return_mib: int = 64
+    memory_test_share: float = 0.95
+    memory_reserve_mib: int = 1024
     orphan_mib: int = 1024
     host_memory_ratio: float = 1.0
     host_shm_mib: int = 1024
 
     clock_skew_s: float = 5.0
     ecc_corrected_max: int = 1000
+    ecc_corrected_gained_max: int = 10
+    pcie_replays_per_s: float = 1.0
     pcie_generation: int | None = None
     pcie_width: int | None = None
     nvlinks: int | None = None
@@ -121,6 +138,13 @@ class Policy:
         """The power limit to set and to check, in W: the policy's, else the board's default."""
         return self.reference.power_limit_w if self.power_limit_w is None else self.power_limit_w
 
+    @property
+    def promised_bytes(self) -> int:
+        """Memory of each GPU that jobs can count on beside what is in use: `memory_margin_mib`, or what is left at
+        `memory_failed_percent` where that is more."""
+        left = self.reference.memory_mib * (100 - self.memory_failed_percent) / 100
+        return int(max(self.memory_margin_mib, left)) * 2**20
+
     def level_of(self, check: str) -> Level:
         """What the gate does about this check being red: observe, admit (keeps out) or evict (also removes)."""
         level = self.checks.get(check, self.level)
@@ -135,6 +159,10 @@ class Policy:
         absent = {check for check, level in self.checks.items() if level == "absent"}
         if not self.reference.memory_temperature:
             absent.add("thermal.memory_headroom")
+        if self.gpu_count == 1:
+            absent |= {"compute.siblings", "thermal.siblings"}
+        if self.memory_test_share == 0:
+            absent.add("memory.pattern")
         if self.nvlinks == 0 or (self.nvlinks is None and self.reference.nvlinks == 0):
             absent.add("errors.nvlink")
         return sorted((shipped | site) - absent)
@@ -152,6 +180,9 @@ class Policy:
             headroom_c=self.headroom_c,
             abort_below_slowdown_c=self.burn_abort_below_slowdown_c,
             deadline_s=self.burn_deadline_s,
+            work=self.burn_work,
+            memory_share=self.memory_test_share,
+            fatal=list(self.burn_fatal),
         )
         return ProbeRequest(
             nonce=nonce,
@@ -160,6 +191,8 @@ class Policy:
             burn=burn if profile == "admission" else None,
             workloads=[WorkloadPattern(w.name, w.pattern) for w in self.workloads],
             deadline_s=self.probe_deadline_s,
+            allocate_bytes=self.promised_bytes if "memory.allocatable" in expected else 0,
+            reserve_bytes=self.memory_reserve_mib * 2**20,
         )
 
     @property

@@ -33,7 +33,7 @@ _COMPUTE_MODES = {0: "default", 1: "exclusive_thread", 2: "prohibited", 3: "excl
 _FIELD_TYPES = {0: "dVal", 1: "uiVal", 2: "ulVal", 3: "ullVal", 4: "sllVal", 5: "siVal", 6: "usVal"}
 _UNSIGNED_NONE = {1: _NONE_32, 2: _NONE_64, 3: _NONE_64, 6: 0xFFFF}
 
-MEMORY_TEMPERATURE, LINK_COUNT, LINK_STATE, RECOVERY_ACTION = 82, 91, 165, 230
+MEMORY_TEMPERATURE, LINK_COUNT, REPLAYS, LINK_STATE, RECOVERY_ACTION = 82, 91, 94, 165, 230
 POWER_INSTANT, POWER_MIN, POWER_MAX, POWER_DEFAULT, POWER_ENFORCED, POWER_REQUESTED = 186, 187, 188, 189, 190, 192
 # Nanoseconds for which a reason held the clocks down, since the driver was loaded (nvml.h, R575).
 _REASON_TIMES = {"sw_power_cap": 74, "sw_thermal": 269, "hw_thermal": 270, "power_brake": 271}
@@ -98,6 +98,7 @@ class Device:
         self._handle = handle
         self._scale: str | None = None
         self._gpu_max: int | None = None
+        self._no_field: set[str] = set()  # sensors that this driver or card does not give as field values
 
     # identity
 
@@ -143,6 +144,41 @@ class Device:
     def utilisation(self) -> Result[int]:
         name = "nvmlDeviceGetUtilizationRates"
         return _map(self._ask(name), lambda rates: _whole(name, rates.gpu))
+
+    # sampling
+
+    def sensors(self, wanted: Sequence[str]) -> dict[str, Result[Number]]:
+        """What the named sensors say at one moment, those that are field values in one call.
+
+        Names are temperature_c, below_slowdown_c, memory_temperature_c, power_w, sm_mhz, memory_mhz, fan_percent,
+        event_reasons (a bit mask), pcie_generation, pcie_width, pcie_replays. KeyError for any other.
+        """
+        fields: dict[str, tuple[int, Callable[[Any], Result[Number]]]] = {
+            "memory_temperature_c": (MEMORY_TEMPERATURE, float),
+            "power_w": (POWER_INSTANT, _to_watts),
+            "pcie_replays": (REPLAYS, int),
+        }
+        others: dict[str, Callable[[], Result[Number]]] = {
+            "temperature_c": self.temperature,
+            "below_slowdown_c": self.below_slowdown,
+            "memory_temperature_c": self.memory_temperature,
+            "power_w": self.power_draw,
+            "sm_mhz": self.sm_clock,
+            "memory_mhz": self.memory_clock,
+            "fan_percent": self.fan,
+            "event_reasons": self.event_reasons,
+            "pcie_generation": self.pcie_generation,
+            "pcie_width": self.pcie_width,
+            "pcie_replays": self.pcie_replays,
+        }
+        batch = [name for name in wanted if name in fields and name not in self._no_field]
+        found: dict[str, Result[Number]] = {}
+        for name, answer in zip(batch, self._fields([fields[name][0] for name in batch]) if batch else []):
+            if isinstance(answer, Gap) and answer.code in (*_ASK_ELSEWHERE, _INVALID_ARGUMENT):
+                self._no_field.add(name)
+            else:
+                found[name] = _map(answer, fields[name][1])
+        return {name: found[name] if name in found else others[name]() for name in wanted}
 
     # modes
 
@@ -288,6 +324,10 @@ class Device:
         """The memory's limit as a temperature. Field 195 is not asked: it is a margin, on another scale."""
         return _map(self._threshold(_MEM_MAX), float)
 
+    def fan(self) -> Result[int]:
+        """The fan's speed in percent of its highest. Cards that the chassis cools have none: a Gap."""
+        return self._whole("nvmlDeviceGetFanSpeed")
+
     def _threshold(self, which: int) -> Result[int]:
         return self._whole("nvmlDeviceGetTemperatureThreshold", which)
 
@@ -297,13 +337,16 @@ class Device:
         return record(
             Clocks,
             sm_mhz=self.sm_clock(),
-            memory_mhz=self._whole("nvmlDeviceGetClockInfo", _MEMORY),
+            memory_mhz=self.memory_clock(),
             max_sm_mhz=self._whole("nvmlDeviceGetMaxClockInfo", _SM),
             event_reasons=self.event_reasons(),
         )
 
     def sm_clock(self) -> Result[int]:
         return self._whole("nvmlDeviceGetClockInfo", _SM)
+
+    def memory_clock(self) -> Result[int]:
+        return self._whole("nvmlDeviceGetClockInfo", _MEMORY)
 
     def event_reasons(self) -> Result[int]:
         """The mask of reasons that hold the clocks down now (before R535 they were called throttle reasons)."""
@@ -373,11 +416,15 @@ class Device:
     def ecc(self) -> Ecc:
         return record(
             Ecc,
-            volatile_corrected=self._ecc("volatile_corrected", 3, 0, 0),
+            volatile_corrected=self.ecc_corrected(),
             volatile_uncorrected=self.ecc_uncorrected(),
             aggregate_corrected=self._ecc("aggregate_corrected", 5, 0, 1),
             aggregate_uncorrected=self._ecc("aggregate_uncorrected", 6, 1, 1),
         )
+
+    def ecc_corrected(self) -> Result[int]:
+        """Corrected errors since the driver was loaded."""
+        return self._ecc("volatile_corrected", 3, 0, 0)
 
     def ecc_uncorrected(self) -> Result[int]:
         """Uncorrected errors since the driver was loaded."""
@@ -407,16 +454,21 @@ class Device:
         )
 
     def pcie(self) -> Pcie:
-        name, field = "nvmlDeviceGetPcieReplayCounter", 94
-        ways = ((name, lambda: self._whole(name)), (_label(field), lambda: _map(self._field(field), int)))
-        replays = self._first("replays", *ways)
-        return record(Pcie, generation=self.pcie_generation(), width=self.pcie_width(), replays=replays)
+        return record(Pcie, generation=self.pcie_generation(), width=self.pcie_width(), replays=self.pcie_replays())
 
     def pcie_generation(self) -> Result[int]:
         return self._whole("nvmlDeviceGetCurrPcieLinkGeneration")
 
     def pcie_width(self) -> Result[int]:
         return self._whole("nvmlDeviceGetCurrPcieLinkWidth")
+
+    def pcie_replays(self) -> Result[int]:
+        name = "nvmlDeviceGetPcieReplayCounter"
+        return self._first(
+            "replays",
+            (name, lambda: self._whole(name)),
+            (_label(REPLAYS), lambda: _map(self._field(REPLAYS), int)),
+        )
 
     def nvlink_states(self) -> Result[list[int]]:
         """The state of each of the card's NVLinks, by field 165; a link that cannot be read makes the list a Gap."""
@@ -462,9 +514,16 @@ class Device:
         return [_field_value(value) for value in answer]
 
     def _first(self, fact: str, *ways: tuple[str, Callable[[], Result[T]]]) -> Result[T]:
-        """The first way's answer; the next way only where one does not exist for this driver or card."""
+        """The first way's answer; the next way only where one does not exist for this driver or card.
+
+        The way that answered once is the only one from then on: sampling costs one call, and nothing jumps between
+        two sources.
+        """
         refusals: list[Gap] = []
+        known = self.answered_by.get(fact)
         for label, ask in ways:
+            if known not in (None, label):
+                continue
             answer = ask()
             if not isinstance(answer, Gap):
                 self.answered_by[fact] = label

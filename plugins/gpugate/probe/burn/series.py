@@ -1,17 +1,34 @@
-"""What one GPU's sensors said during the burn, on the clock of that GPU."""
+"""What one GPU's sensors said before and during the burn, on the clock of that GPU."""
 
 from __future__ import annotations
 
 import bisect
+from dataclasses import dataclass
 from typing import Any
 
 from ...evidence.facts import Gap
 from ..nvml import Device
+from ..reading import Result
 from .fit import Point
 
 GPU_IS_LOST, RESET_REQUIRED = 15, 16  # nvmlReturn_t
 HEADROOM, TEMPERATURE, MEMORY = "below_slowdown_c", "temperature_c", "memory_temperature_c"
-POWER, CLOCK, REASONS = "power_w", "sm_mhz", "event_reasons"
+POWER, CLOCK, MEMORY_CLOCK, FAN = "power_w", "sm_mhz", "memory_mhz", "fan_percent"
+REASONS = "event_reasons"
+PCIE_GENERATION, PCIE_WIDTH, PCIE_REPLAYS = "pcie_generation", "pcie_width", "pcie_replays"
+SENSORS = (
+    HEADROOM,
+    TEMPERATURE,
+    MEMORY,
+    POWER,
+    CLOCK,
+    MEMORY_CLOCK,
+    FAN,
+    REASONS,
+    PCIE_GENERATION,
+    PCIE_WIDTH,
+    PCIE_REPLAYS,
+)
 # nvmlClocksEventReasons, by the names of the evidence.
 REASON_BITS = {"hw_slowdown": 0x8, "hw_thermal": 0x40, "power_brake": 0x80, "sw_thermal": 0x20, "sw_power_cap": 0x4}
 _THERMAL = 0x20 | 0x40
@@ -19,37 +36,55 @@ _THERMAL = 0x20 | 0x40
 _THROTTLED_SAMPLES = 3
 
 
+@dataclass(frozen=True)
+class Idle:
+    """What the GPU showed before the load."""
+
+    temperature_c: Result[float]
+    below_slowdown_c: Result[float]
+    memory_temperature_c: Result[float]
+    power_w: Result[float]
+
+
 class Series:
     """Samples of one GPU. A sensor that once gave a Gap is not asked again: its fact will be that Gap."""
 
     def __init__(self, device: Device) -> None:
-        self._sensors = {
-            HEADROOM: device.below_slowdown,
-            TEMPERATURE: device.temperature,
-            MEMORY: device.memory_temperature,
-            POWER: device.power_draw,
-            CLOCK: device.sm_clock,
-            REASONS: device.event_reasons,
-        }
+        """Reads every sensor once, before the load: `idle`."""
+        self._device = device
+        self._asked = list(SENSORS)
         self.times: list[float] = []
-        self.values: dict[str, list[Any]] = {name: [] for name in self._sensors}
+        self.values: dict[str, list[Any]] = {name: [] for name in SENSORS}
         self.gaps: dict[str, Gap] = {}
         self._busy: list[float] = []
         self._thermal: list[int] = []
+        first = self._read()
+        self.idle = Idle(first[TEMPERATURE], first[HEADROOM], first[MEMORY], first[POWER])
 
     def sample(self, seconds: float, busy_s: float) -> None:
         """Read every sensor once; `seconds` is the GPU's own time since its burn began, `busy_s` how much it worked."""
-        for name, read in list(self._sensors.items()):
-            value = read()
-            if isinstance(value, Gap):
-                self.gaps[name] = value
-                del self._sensors[name]
-            else:
+        for name, value in self._read().items():
+            if not isinstance(value, Gap):
                 self.values[name].append(value)
-        if REASONS in self._sensors and self.values[REASONS][-1] & _THERMAL:
+        if REASONS not in self.gaps and self.values[REASONS][-1] & _THERMAL:
             self._thermal.append(len(self.times))
         self.times.append(seconds)
         self._busy.append(busy_s)
+
+    def _read(self) -> dict[str, Any]:
+        """What the sensors say that have not failed yet."""
+        found = self._device.sensors(self._asked)
+        failed = {name: value for name, value in found.items() if isinstance(value, Gap)}
+        if failed:
+            self.gaps.update(failed)
+            self._asked = [name for name in self._asked if name not in failed]
+        return found
+
+    def latest(self, name: str) -> Result[Any]:
+        """A sensor's last value, or the Gap that it gave."""
+        if name in self.gaps:
+            return self.gaps[name]
+        return self.values[name][-1] if self.values[name] else Gap("the burn ended before its first sample")
 
     def lost(self) -> Gap | None:
         """The Gap that says that the driver has lost this GPU, if it has, or that its temperature is not known."""

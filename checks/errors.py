@@ -42,10 +42,12 @@ def check_ecc(node: Node, policy: Policy, expect: Expect) -> None:
 
 
 def check_row_remap(node: Node, policy: Policy, expect: Expect) -> None:
-    """No row remap failed (field diagnostics, then RMA), none waits for a reset."""
+    """No row remap failed (field diagnostics, then RMA), none waits for a reset, none happened under load."""
     for gpu in node.gpus:
         expect("row remap failed", gpu.row_remap.failed, at=gpu).equals(False, next="run field diagnostics; RMA")
         expect("row remap pending", gpu.row_remap.pending, at=gpu).equals(False, next=Next.RESET_GPU)
+    for gpu, burn in node.burnt() if node.profile == "admission" else []:
+        expect("rows remapped under load", burn.rows_remapped_gained, at=gpu).equals(0, next=Next.RESET_GPU)
 
 
 def check_recovery_action(node: Node, policy: Policy, expect: Expect) -> None:
@@ -58,8 +60,8 @@ def check_recovery_action(node: Node, policy: Policy, expect: Expect) -> None:
 
 
 def check_pcie(node: Node, policy: Policy, expect: Expect) -> None:
-    """Under load, the link runs at policy's generation and width; idle cards shift down on purpose, and the card's own
-    maximum would hide a bad slot."""
+    """Under load, the link runs at policy's generation and width, and repeats hardly anything; idle cards shift down on
+    purpose, and the card's own maximum would hide a bad slot. A healthy card has replays too: their rate is judged."""
     board = policy.reference
     generation = board.pcie_generation if policy.pcie_generation is None else policy.pcie_generation
     width = board.pcie_width if policy.pcie_width is None else policy.pcie_width
@@ -69,6 +71,9 @@ def check_pcie(node: Node, policy: Policy, expect: Expect) -> None:
         )
         expect("PCIe width under load", burn.pcie_width, at=gpu).equals(
             width, next=Next.HARDWARE, origin=f"policy gpugate_pcie_width, else board {policy.board}"
+        )
+        expect("PCIe replays a second under load", burn.pcie_replays_gained / burn.seconds, at=gpu).at_most(
+            policy.pcie_replays_per_s, next=Next.HARDWARE
         )
 
 

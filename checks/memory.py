@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from gpugate.errors import Unavailable
 from gpugate.policy import Policy
 from gpugate.verdict import Expect, Next, Node
 
@@ -17,6 +18,43 @@ def check_margin(node: Node, policy: Policy, expect: Expect) -> None:
         )  # fmt: skip
         expect("free memory", gpu.memory.free_bytes / 2**20, at=gpu).at_least(
             policy.memory_margin_mib, "MiB", next="end the job, or give it a smaller batch"
+        )
+
+
+def check_allocatable(node: Node, policy: Policy, expect: Expect) -> None:
+    """The margin that policy promises to jobs could be allocated in one piece on each GPU, written and read back; where
+    a job leaves too little for that beside a reserve, nothing is taken from it and the check cannot tell."""
+    tried = {allocation.uuid: allocation for allocation in node.allocations}
+    for gpu in node.gpus:
+        if gpu.uuid not in tried:
+            raise Unavailable("no allocation was tried on it")
+        allocation = tried[gpu.uuid]
+        expect("MiB asked for in one piece", allocation.asked_bytes / 2**20, at=gpu).at_least(
+            policy.promised_bytes / 2**20, "MiB", next=Next.RERUN,
+            origin="policy gpugate_memory_margin_mib, or what gpugate_memory_failed_percent leaves",
+        )  # fmt: skip
+        expect("read back as written", allocation.correct, at=gpu).equals(
+            True, next=Next.RMA, origin="what was written"
+        )
+
+
+def check_pattern(node: Node, policy: Policy, expect: Expect) -> None:
+    """Patterns (moving inversions, addresses, random) written to nearly all free memory read back exactly, while the
+    ECC counters stand still."""
+    for gpu, burn in node.burnt():
+        test = burn.memory_test
+        expect("share of free memory that was tested", test.tested_bytes / test.free_bytes, at=gpu).at_least(
+            policy.memory_test_share, next=Next.RERUN
+        )
+        expect("patterns that were tested", len(test.patterns), at=gpu).at_least(4, next=Next.RERUN)
+        wrong = next((word for word in burn.wrong if word.work == "memory"), None)
+        where = (
+            f"; first at byte {4 * wrong.word} of the test, xor {wrong.expected ^ wrong.found:#010x}" if wrong else ""
+        )
+        expect(f"words that read back otherwise{where}", test.mismatches, at=gpu).equals(0, next=Next.RMA)
+        expect("uncorrectable errors gained", burn.ecc_uncorrected_gained, at=gpu).equals(0, next=Next.HARDWARE)
+        expect("corrected errors gained", burn.ecc_corrected_gained, at=gpu).at_most(
+            policy.ecc_corrected_gained_max, next=Next.HARDWARE
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from gpugate import __version__
 from gpugate.evidence import types as t
-from gpugate.evidence.facts import Facts
+from gpugate.evidence.facts import Facts, Gap
 from gpugate.policy import Policy, policy_from_variables
 
 GIB = 2**30
@@ -26,6 +26,7 @@ VARIABLES: dict[str, Any] = {
     "gpugate_driver_allowed": ">=550.90,<600",
     "gpugate_cuda_versions": ["12.4"],
     "gpugate_power_limit_w": 650.0,
+    "gpugate_rates": {"fma": 50, "f16": 600, "bf16": 600, "s8": 1200, "stream": 2900},
     "gpugate_level": "admit",
 }
 
@@ -54,11 +55,12 @@ def healthy(host: str = "gpu0", gpus: int = 8) -> t.Evidence:
         pci_gpus=[t.PciGpu(f"0000:{16 + n:02x}:00.0", "10de:2330", 0) for n in range(gpus)],
         gpus=[_gpu(host, n) for n in range(gpus)],
         launches=[t.Launch(_uuid(host, n), True) for n in range(gpus)],
+        allocations=[t.Allocation(_uuid(host, n), policy().promised_bytes, 80 * GIB, True) for n in range(gpus)],
         workloads=[],
         kernel_log=t.KernelLog("journalctl -k -b", True, False, ["NVRM: loading NVIDIA UNIX x86_64 Kernel Module"]),
         burn=t.Burn(
-            "gpugate_burn", 35.0, [_burnt(host, n) for n in range(gpus)],
-            t.Samples("/var/lib/gpugate/samples/x.json.gz", "0" * 64, 4096),
+            "20260101T000000Z-abcdef", NOW - 60, "mix", 35.0, [_burnt(host, n) for n in range(gpus)],
+            t.Samples("/var/lib/gpugate/samples/x.json.gz", "0" * 64, 4096), 0.004, 0,
         ),
     )  # fmt: skip
 
@@ -116,13 +118,18 @@ def _gpu(host: str, n: int) -> t.Gpu:
 
 def _burnt(host: str, n: int) -> t.BurnGpu:
     return t.BurnGpu(
-        uuid=_uuid(host, n), ended="settled", reason="the prediction is certain enough", seconds=35.0, samples=350,
-        threads_launched=10_000_000, threads_completed=10_000_000, mismatches=0, first_mismatch=None, tflops=51.0,
+        uuid=_uuid(host, n), ended="settled", reason="the prediction is certain enough", seconds=35.0, samples=385,
+        samples_per_s=11.0, threads_launched=10_000_000, threads_completed=10_000_000, mismatches=0, wrong=[],
+        rates={"fma": 51.0, "f16": 610.0, "bf16": 600.0, "s8": 1200.0, "stream": 2900.0},
+        memory_test=t.MemoryTest(
+            80 * GIB, 78 * GIB, 1, ["inversion up", "inversion down", "address", "random"], 0, 2800.0
+        ),
         power_w=640.0, sm_mhz=1750.0, max_temperature_c=62.0,
+        max_fan_percent=Gap("nvmlDeviceGetFanSpeed answered 3 (Not Supported)", 3),
         below_slowdown_c=t.SteadyState(21.0, 20.0, 22.0, 15.0, 0.4),
         memory_c=t.SteadyState(75.0, 74.0, 76.0, 15.0, 0.4), resistance_c_per_w=0.06,
         event_shares={"hw_slowdown": 0.0, "hw_thermal": 0.0, "power_brake": 0.0, "sw_thermal": 0.0,
                       "sw_power_cap": 0.9},
-        pcie_generation=5, pcie_width=16, nvlink_states=[1] * 18, ecc_uncorrected_gained=0,
-        used_before_bytes=2**20, used_after_bytes=2**20,
+        pcie_generation=5, pcie_width=16, pcie_replays_gained=0, nvlink_states=[1] * 18, ecc_corrected_gained=0,
+        ecc_uncorrected_gained=0, rows_remapped_gained=0, used_before_bytes=2**20, used_after_bytes=2**20,
     )  # fmt: skip

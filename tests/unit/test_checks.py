@@ -54,6 +54,8 @@ def stranger(command: str = "python train.py", memory: Any = GIB) -> t.Process:
 FAULTS: list[tuple[str, str, Any, int | None, dict[str, Any]]] = [
     ("compute.known_answer", "burn.gpus.3.mismatches", 1, 3, {}),
     ("compute.known_answer", "burn.gpus.2.threads_completed", 9_999_999, 2, {}),
+    ("compute.siblings", "burn.gpus.4.rates.f16", 530.0, 4, {}),
+    ("compute.throughput", "burn.gpus.4.rates.fma", 44.0, 4, {}),
     ("driver.kernel_launch", "launches.5.correct", False, 5, {}),
     ("driver.kernel_launch", "launches", [], 0, {}),
     ("driver.loaded_matches_installed", "driver.installed_module_version", "580.99.01", None, {}),
@@ -72,10 +74,12 @@ FAULTS: list[tuple[str, str, Any, int | None, dict[str, Any]]] = [
     ("errors.nvlink", "burn.gpus.0.nvlink_states", [1] * 17 + [3], 0, {}),
     ("errors.pcie", "burn.gpus.0.pcie_generation", 3, 0, {}),
     ("errors.pcie", "burn.gpus.0.pcie_width", 8, 0, {}),
+    ("errors.pcie", "burn.gpus.3.pcie_replays_gained", 200, 3, {}),
     ("errors.recovery_action", "gpus.0.recovery_action", 1, 0, {}),
     ("errors.recovery_action", "gpus.0.recovery_action", 99, 0, {}),
     ("errors.row_remap", "gpus.0.row_remap.pending", True, 0, {}),
     ("errors.row_remap", "gpus.0.row_remap.failed", True, 0, {}),
+    ("errors.row_remap", "burn.gpus.2.rows_remapped_gained", 1, 2, {}),
     ("errors.xid", "kernel_log.lines", ["NVRM: Xid (PCI:0000:10:00): 79, GPU has fallen off the bus."], None, {}),
     ("evidence.fresh", "nonce", "another run's", None, {}),
     ("evidence.whole", "host.privileged", False, None, {}),
@@ -96,10 +100,17 @@ FAULTS: list[tuple[str, str, Any, int | None, dict[str, Any]]] = [
     ("identity.modes", "gpus.0.modes.ecc_current", False, 0, {}),
     ("identity.modes", "gpus.0.modes.ecc_pending", False, 0, {}),
     ("identity.modes", "gpus.0.modes.compute_mode", "prohibited", 0, {}),
+    ("memory.allocatable", "allocations.6.correct", False, 6, {}),
+    ("memory.allocatable", "allocations.6.asked_bytes", GIB, 6, {}),
     ("memory.host", "host.memory_total_bytes", 512 * GIB, None, {}),
     ("memory.host", "host.shm_bytes", 64 * 2**20, None, {}),
     ("memory.margin", "gpus.0.memory.used_bytes", 79 * GIB, 0, {}),
     ("memory.margin", "gpus.0.memory.free_bytes", 1 * GIB, 0, {"memory_margin_mib": 2048}),
+    ("memory.pattern", "burn.gpus.1.memory_test.mismatches", 1, 1, {}),
+    ("memory.pattern", "burn.gpus.1.memory_test.tested_bytes", 40 * GIB, 1, {}),
+    ("memory.pattern", "burn.gpus.1.memory_test.patterns", ["random"], 1, {}),
+    ("memory.pattern", "burn.gpus.1.ecc_corrected_gained", 11, 1, {}),
+    ("memory.pattern", "burn.gpus.1.ecc_uncorrected_gained", 1, 1, {}),
     ("memory.returns", "burn.gpus.0.used_after_bytes", GIB, 0, {}),
     ("placement.expected_workloads", "schema", 1, 0, {"workloads": [{"name": "vllm", "pattern": "vllm serve"}]}),
     ("placement.no_cpu_fallback", "workloads", [t.Workload("vllm", [t.HostProcess(7, "vllm serve", "svc")])], 0,
@@ -130,6 +141,8 @@ FAULTS: list[tuple[str, str, Any, int | None, dict[str, Any]]] = [
 # check, the fact that cannot be read
 GAPS = [
     ("compute.known_answer", "burn"),
+    ("compute.siblings", "burn.gpus.5.rates"),
+    ("compute.throughput", "burn.gpus.5.rates"),
     ("driver.kernel_launch", "launches"),
     ("driver.kernel_launch", "launches.0.correct"),
     ("driver.loaded_matches_installed", "driver.installed_module_version"),
@@ -152,8 +165,11 @@ GAPS = [
     ("identity.gpu_model", "gpus.7.device_id"),
     ("identity.inforom", "gpus.7.inforom_valid"),
     ("identity.modes", "gpus.7.modes.mig_pending"),
+    ("memory.allocatable", "allocations"),
+    ("memory.allocatable", "allocations.3.correct"),
     ("memory.host", "host.shm_bytes"),
     ("memory.margin", "gpus.7.memory.used_bytes"),
+    ("memory.pattern", "burn.gpus.7.memory_test"),
     ("memory.returns", "burn.gpus.7.used_after_bytes"),
     ("placement.expected_workloads", "gpus.7.processes"),
     ("placement.no_cpu_fallback", "workloads"),
@@ -344,3 +360,43 @@ def test_siblings_of_which_none_was_measured() -> None:
     assert judged.outcome is Outcome.ERROR
     assert "broke" not in judged.reason
     assert judged.reason.startswith("GPU 0 (")
+
+
+def test_wrong_word_is_told_with_its_place_and_its_bits() -> None:
+    """A wrong answer names work, multiprocessor, block, thread, launch, round and word, and the bits that differ."""
+    wrong = t.Mismatch("f16", 17, 17, 96, 240, 3, 41, 0x48200000, 0x48200400)
+    evidence = with_fact(with_fact(healthy(), "burn.gpus.3.mismatches", 2), "burn.gpus.3.wrong", [wrong])
+    judged = verdict("compute.known_answer", parse(serialise(evidence)))
+    place = "first in f16, SM 17, block 17, thread 96, launch 240, round 3, word 41"
+    assert place in judged.headline
+    assert "expected 0x48200000, found 0x48200400, xor 0x00000400" in judged.headline
+    assert judged.headline.startswith("GPU 3 (")
+
+
+def test_throughput_without_a_reference_is_an_error() -> None:
+    """A policy that knows no good rate cannot find a rate good."""
+    judged = verdict("compute.throughput", healthy(), rates={})
+    assert judged.outcome is Outcome.ERROR
+    assert "gpugate_rates" in judged.reason
+
+
+def test_work_that_policy_refers_to_has_to_be_measured() -> None:
+    """A reference for a work that the burn has no rate of is an error on that GPU, not one reference less."""
+    rates = {"fma": 51.0, "stream": 2900.0}
+    judged = verdict("compute.throughput", with_fact(healthy(), "burn.gpus.2.rates", rates))
+    assert judged.outcome is Outcome.ERROR
+    assert "GPU 2" in judged.reason
+    assert "no rate of f16" in judged.reason
+
+
+def test_single_gpu_owes_no_comparison_with_siblings() -> None:
+    """Policy for one GPU expects no check that could only compare it with itself; for two it does."""
+    assert {"compute.siblings", "thermal.siblings"} & set(policy(gpu_count=1).expected("admission")) == set()
+    assert {"compute.siblings", "thermal.siblings"} <= set(policy(gpu_count=2).expected("admission"))
+
+
+def test_slow_one_of_two_is_found() -> None:
+    """Each GPU is compared with the others only, so that of two the slow one is named and the good one is not."""
+    evidence = with_fact(healthy(gpus=2), "burn.gpus.1.rates.fma", 45.0)
+    judged = verdict("compute.siblings", evidence, gpu_count=2)
+    assert [finding.gpu.index for finding in judged.bad if finding.gpu] == [1]

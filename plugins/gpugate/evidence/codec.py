@@ -103,6 +103,7 @@ def _check_names(evidence: Evidence) -> None:
         "GPU index": [gpu.index for gpu in gpus],
         "GPU UUID": [gpu.uuid for gpu in gpus if not gpu.gap("uuid")],
         "burn record": [gpu.uuid for gpu in burnt],
+        "allocation": [] if evidence.gap("allocations") else [tried.uuid for tried in evidence.allocations],
         "kernel launch": [] if evidence.gap("launches") else [launch.uuid for launch in evidence.launches],
     }
     for kind, found in names.items():

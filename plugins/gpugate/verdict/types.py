@@ -39,6 +39,8 @@ class Next(StrEnum):
     FIX_POLICY = "fix the policy"
     DRIVER = "install the driver that policy names, then reboot"
     RERUN = "run the checks again"
+    SLOW = "look at its clocks, power and cooling beside its siblings'; then support"
+    RMA = "take the card out of service; RMA"
     SUPPORT = "open a case with support"
     TIME = "look at the time service"
 

@@ -22,7 +22,8 @@ def check_known_answer(node: Node, policy: Policy, expect: Expect) -> None:
         first = next(iter(burn.wrong), None)
         where = (
             f"; first in {first.work}, SM {first.sm}, block {first.block}, thread {first.thread}, "
-            f"launch {first.launch}, round {first.round}, word {first.word}: expected {first.expected:#010x}, found {first.found:#010x}, "
+            f"launch {first.launch}, round {first.round}, word {first.word}: "
+            f"expected {first.expected:#010x}, found {first.found:#010x}, "
             f"xor {first.expected ^ first.found:#010x}"
             if first
             else ""

@@ -1,42 +1,74 @@
-"""Device code and the host's own knowledge of what it must answer."""
+"""The burn's device code, and the host's own knowledge of what it must answer.
+
+`burn.cu` is the source. Its two PTX texts travel compressed; tools/build_kernels.py makes them.
+"""
 
 from __future__ import annotations
 
 import functools
+import gzip
 import pkgutil
 
 from ...errors import ProbeError
+from .abi import (
+    ADDRESS,
+    BURN,
+    FIXED,
+    MEMORY,
+    MEMORY_ROLE,
+    MOST_RECORDS,
+    RANDOM,
+    RESULT_WORDS,
+    ROLES,
+    SETS,
+    STREAM,
+    STREAM_CHUNK_BYTES,
+    THREADS_A_BLOCK,
+    WARPS_A_BLOCK,
+)
+from .tables import build
+from .works import architecture, operations, roles, works
 
-BURN = "gpugate_burn"
-FLOP_PER_STEP = 16  # eight fused multiply-adds a thread and iteration
-RESULT_WORDS = 5  # threads completed, threads wrong, first wrong thread + 1, expected bits, found bits
+__all__ = [
+    "ADDRESS",
+    "BURN",
+    "FIXED",
+    "MEMORY",
+    "MEMORY_ROLE",
+    "MOST_RECORDS",
+    "RANDOM",
+    "RESULT_WORDS",
+    "ROLES",
+    "SETS",
+    "STREAM",
+    "STREAM_CHUNK_BYTES",
+    "THREADS_A_BLOCK",
+    "WARPS_A_BLOCK",
+    "operations",
+    "ptx",
+    "roles",
+    "tables",
+    "works",
+]
 
-MULTIPLIER, INCREMENT = 1664525, 1013904223
-_WORD = 0xFFFFFFFF
+
+def ptx(capability: tuple[int, int]) -> bytes:
+    """The text of the kernels for a card, from the package or the zipapp that it travels in; ProbeError before 7.5."""
+    name = f"burn.sm_{architecture(capability)}.ptx.gz"
+    try:
+        packed = pkgutil.get_data(__name__, name)
+    except OSError as error:
+        raise ProbeError(f"the probe was packed without its kernel {name}: build the zipapp anew") from error
+    if packed is None:
+        raise ProbeError(f"the probe cannot read its kernel {name} from where it was imported")
+    return gzip.decompress(packed)
 
 
-def burn_ptx() -> bytes:
-    """The text of the burn-in kernel, from the package or the zipapp that it travels in."""
-    text = pkgutil.get_data(__name__, "burn.ptx")
-    if text is None:
-        raise ProbeError("the probe was packed without its kernel burn.ptx: build the zipapp anew")
-    return text
+def tables(capability: tuple[int, int]) -> bytes:
+    """Operands and golden words for a card (tables.py says where each is); ProbeError before 7.5."""
+    return _tables(architecture(capability))
 
 
-@functools.lru_cache(maxsize=256)
-def golden(iterations: int) -> tuple[int, int]:
-    """(m, a) with x_n = x_0 * m + a mod 2^32 after `iterations` steps of the kernel's generator.
-
-    By repeated squaring of the step, so in some 20 multiplications and not in a million: another way to the answer
-    than the kernel's, on another processor.
-    """
-    multiplier, increment = 1, 0
-    step_multiplier, step_increment = MULTIPLIER, INCREMENT
-    while iterations:
-        if iterations & 1:
-            multiplier, increment = multiplier * step_multiplier, increment * step_multiplier + step_increment
-        step_multiplier, step_increment = step_multiplier**2, step_increment * (step_multiplier + 1)
-        step_multiplier, step_increment = step_multiplier & _WORD, step_increment & _WORD
-        multiplier, increment = multiplier & _WORD, increment & _WORD
-        iterations >>= 1
-    return multiplier, increment
+@functools.cache
+def _tables(number: int) -> bytes:
+    return build(number)

@@ -19,7 +19,7 @@ SHEBANG = b"#!/usr/bin/env python3\n"
 _PACKAGE = Path(__file__).parent
 _BINDINGS = "nvidia-ml-py"
 _ON_THE_CONTROLLER = {"evidence/codec.py"}
-_SUFFIXES = {".py", ".ptx"}
+_SUFFIXES = {".py", ".gz"}
 _TIME = (1980, 1, 1, 0, 0, 0)  # the first that a zip file can hold
 
 

@@ -15,7 +15,7 @@ _LANES = [divmod(lane, 4) for lane in range(LANES)]  # (group, member)
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """One `mma.sync`: C (rows x 8) += A (rows x depth) * B (depth x 8), `packed` elements of A or B a 32-bit register."""
+    """One `mma.sync`: C (rows x 8) += A (rows x depth) * B (depth x 8), `packed` elements of A or B a register."""
 
     rows: int
     depth: int

@@ -43,3 +43,11 @@ class AdmissionError(GpugateError):
 
 class ProbeError(GpugateError):
     """The probe cannot do what it was asked, for a reason that it names."""
+
+
+class StateError(GpugateError):
+    """The state store cannot be used, or cannot give what is asked of it."""
+
+
+class StateBusy(StateError):
+    """Others kept the state store locked for so long that it could not be asked; later it may."""

@@ -171,6 +171,7 @@ def _target(name: str, variables: Mapping[str, Any], loader: Any) -> Target:
             python=_interpreter(_text(get("ansible_python_interpreter"))),
             node_root=PurePosixPath(_text(get("gpugate_node_root")) or "/"),
             driver_root=_text(get("gpugate_driver_root")),
+            state_file=_state_file(_text(get("gpugate_state_file"))),
         )
     except (ValueError, TypeError) as error:
         raise InventoryError(f"{name}: its connection variables are not valid: {error}") from error
@@ -178,6 +179,13 @@ def _target(name: str, variables: Mapping[str, Any], loader: Any) -> Target:
 
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def _state_file(value: str | None) -> Path | None:
+    path = None if value is None else Path(value).expanduser()
+    if path is not None and not path.is_absolute():
+        raise ValueError(f"gpugate_state_file: {value!r} is no absolute path")
+    return path
 
 
 def _truth(value: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from ..policy import Policy
 
@@ -13,7 +13,8 @@ class Target:
     """A host as the inventory describes it, after Ansible's own templating.
 
     `address` is None where neither ansible_host nor the ssh configuration renames it; `port`, `user` and
-    `private_key` are None where the inventory leaves them to the ssh configuration. Secrets stay out of reprs.
+    `private_key` are None where the inventory leaves them to the ssh configuration. `state_file` is the controllers'
+    state store, None for the project's own. Secrets stay out of reprs.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Target:
     python: str = "python3"
     node_root: PurePosixPath = field(default_factory=lambda: PurePosixPath("/"))
     driver_root: str | None = None
+    state_file: Path | None = None
 
     @property
     def probe(self) -> PurePosixPath:

@@ -30,7 +30,8 @@ def gather_now(config: pytest.Config, state: State, hosts: list[str]) -> None:
         folder = config.stash[_FOLDER] = Path(tempfile.mkdtemp(prefix=".gathering-", dir=reports))
         targets = [state.targets[host] for host in hosts]
         progress = _Progress(config, targets)
-        _loop(config).call(gather(targets, state.profile, folder, progress))
+        state_file = config.rootpath / "state" / "gpugate.sqlite"
+        _loop(config).call(gather(targets, state.profile, folder, progress, state_file))
     except OSError as error:
         sentence = f"evidence cannot be kept below {reports_folder(config)}: {error.strerror or error}"
         pytest.exit(sentence, pytest.ExitCode.INTERNAL_ERROR)

@@ -1,4 +1,4 @@
-"""The process that asks the driver: launches, burn, then every GPU. Each answer is told as soon as it is there.
+"""The process that asks the driver: launches, allocations, burn, then every GPU. Each is told as soon as it is there.
 
 The driver may never answer, and a process that waits for it cannot always be killed. So it is a process of its own.
 """
@@ -11,7 +11,7 @@ from typing import Callable
 
 from ..evidence.facts import Gap, to_json
 from ..evidence.request import ProbeRequest
-from ..evidence.types import Burn, Gpu, Launch
+from ..evidence.types import Allocation, Burn, Gpu, Launch
 from .cuda.fresh import receive, say
 from .gpus import gpus
 from .node import Node
@@ -24,7 +24,7 @@ from .session import session
 def main() -> None:
     """Messages are {"stage": ...} before each step, {"progress": ...}, and {"told": name, "as": reading}.
 
-    Launches and burn come first, so that the facts also tell what they did.
+    Launches, allocations and burn come first, so that the facts also tell what they did.
     """
     task = receive()
     node, request = Node(Path(task["root"]), Path(task["state_dir"])), probe_request(json.dumps(task["request"]))
@@ -33,6 +33,7 @@ def main() -> None:
         _tell("nvml_version", lambda: ml if isinstance(ml, Gap) else ml.driver_version())
         _tell("gpu_count", lambda: ml if isinstance(ml, Gap) else ml.count())
         _tell("launches", lambda: _launches(request, ml))
+        _tell("allocations", lambda: _allocations(request, ml))
         _tell("burn", lambda: _burn(node, request))
         _tell("gpus", lambda: _gpus(node, ml))
         _stage("closing NVML")
@@ -60,6 +61,20 @@ def _launches(request: ProbeRequest, ml: Result[Nvml]) -> Result[list[Launch]]:
     return known_answer_launches(uuids)
 
 
+def _allocations(request: ProbeRequest, ml: Result[Nvml]) -> Result[list[Allocation]]:
+    if not request.allocate_bytes:
+        return Gap(f"not asked for in profile {request.profile}")
+    uuids = _uuids(ml)
+    if isinstance(uuids, Gap):
+        return Gap(f"no memory was allocated: {uuids.unavailable}", uuids.code)
+    if not uuids:
+        return Gap("no memory was allocated: NVML shows no GPU that tells its UUID")
+    from .cuda.allocate import allocations  # only where asked, as above
+
+    _stage(f"allocating {request.allocate_bytes} bytes on every GPU")
+    return allocations(uuids, request.allocate_bytes, request.reserve_bytes)
+
+
 def _uuids(ml: Result[Nvml]) -> Result[list[str]]:
     """The UUIDs of the GPUs that have one to tell; a lost GPU is a gap in `gpus`, where it is judged."""
     if isinstance(ml, Gap):
@@ -77,7 +92,7 @@ def _burn(node: Node, request: ProbeRequest) -> Result[Burn]:
     from .burn import run_burn
 
     _stage("burning in")
-    return run_burn(request.burn, node.state_dir, lambda line: say({"progress": line}))
+    return run_burn(request.burn, node.state_dir, lambda line: say({"progress": line}), node.root)
 
 
 def _gpus(node: Node, ml: Result[Nvml]) -> Result[list[Gpu]]:

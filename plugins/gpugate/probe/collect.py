@@ -21,7 +21,7 @@ from .processes import workloads
 from .reading import printable, record
 
 _ANSWERS = "gpugate.probe.answers"
-_ASKED = ("nvml_version", "gpu_count", "launches", "burn", "gpus")
+_ASKED = ("nvml_version", "gpu_count", "launches", "allocations", "burn", "gpus")
 
 
 def collect(node: Node, request: ProbeRequest, progress: Callable[[str], None]) -> Evidence:
@@ -49,6 +49,7 @@ def collect(node: Node, request: ProbeRequest, progress: Callable[[str], None]) 
         duration_s=time.monotonic() - clock,
         gpus=told["gpus"],
         launches=told["launches"],
+        allocations=told["allocations"],
         burn=told["burn"],
         **facts,
     )

@@ -536,8 +536,18 @@ class Device:
         return Gap("; ".join(dict.fromkeys(gap.unavailable for gap in refusals)), refusals[-1].code)
 
 
+_calling = "nothing yet"
+
+
+def latest_call() -> str:
+    """The function of NVML that is under way, or was last: for whoever watches from aside."""
+    return _calling
+
+
 def _ask(name: str, *arguments: Any) -> Any:
     """What pynvml's function answers, or a Gap. Code 7 is a list that grew between size and read: asked again."""
+    global _calling  # NVML itself is one for the whole process
+    _calling = name
 
     def once() -> Any:
         try:

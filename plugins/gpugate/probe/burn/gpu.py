@@ -8,25 +8,35 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ctypes import c_void_p
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ...errors import ProbeError
 from ...evidence.facts import Gap
-from ..cuda.driver import Cuda, CudaError
-from ..cuda.kernel import Answer, BurnKernel
-from ..kernels import FLOP_PER_STEP
+from ...evidence.request import MIX as THE_MIX
+from ...evidence.request import BurnRequest
+from ...evidence.types import MemoryTest, Mismatch
+from .. import kernels
+from ..cuda.driver import NVML, Cuda, CudaError
+from ..cuda.kernel import NO_ANSWER, SLOTS, Answer, Kernels, warps_of
 from ..nvml import Device
+from ..reading import Result
+from .jobs import LAUNCH_S, MEMORY, MIX, RAMP, RATES, Compute, Fill, Job, Sweep
+from .memory import MemoryTester
+from .predict import RAMP_S
 from .series import Series
 
-LAUNCH_S = 0.09  # device time of one launch: a sample each, 11 Hz
 _LEAST_DEPTH, _MOST_DEPTH = 2, 40
 # The queue must outlast the moments in which a loaded host does not run this process. Two launches do on a real card;
 # a clock that runs faster than the wall's needs more of them.
 _BRIDGED_S = 0.05
-_FIRST_ITERATIONS = 1024
-_CALIBRATION_S = 0.005
-_MOST_ITERATIONS = 1 << 30
-_SEED_STEP = 0x9E3779B1
+_UNLIMITED_ROUNDS = 0xFFFFFFFF
+_GUESSED_HZ = 1e9  # of a driver that does not tell the clock
+_LEAST_CYCLES, _MOST_CYCLES = 10_000, 1 << 40
+_MOST_CHANGE = 8.0  # of the cycles at once
+_RAMP_STEPS = 4
+_RATE_S = 1.0
+_SETTLING_LAUNCHES = 2  # of a work alone, in which the clock finds its place
+_MOST_STREAM_BYTES, _STREAM_PART = 8 << 30, 4
 
 
 class Abort(ProbeError):
@@ -34,50 +44,73 @@ class Abort(ProbeError):
 
 
 @dataclass(frozen=True)
-class Idle:
-    """What the GPU showed before the load."""
+class Counters:
+    """What must not grow under load."""
 
-    temperature_c: float | Gap
-    power_w: float | Gap
-    ecc_uncorrected: int | Gap
+    ecc_corrected: Result[int]
+    ecc_uncorrected: Result[int]
+    rows_remapped: Result[int]
+    pcie_replays: Result[int]
+
+    @classmethod
+    def read(cls, device: Device) -> Counters:
+        rows = device.row_remap()
+        gap = rows.gap("corrected_rows") or rows.gap("uncorrected_rows")
+        remapped = gap or rows.corrected_rows + rows.uncorrected_rows
+        return cls(device.ecc_corrected(), device.ecc_uncorrected(), remapped, device.pcie_replays())
 
 
 @dataclass
 class _Slot:
-    """One launch in the queue, between two events."""
+    """A place in the queue: a launch between two events, with a copy of the result (see `Kernels`)."""
 
+    number: int
     begin: c_void_p
     end: c_void_p
-    iterations: int = 0
+    job: Job | None = None
+    launch: int = 0
+    cycles: int = 0
 
 
 class BurningGpu:
-    """A GPU from its calibration to the last launch of its burn.
+    """A GPU from the preparation to the end of its memory test.
 
-    `seconds`: its device time since `start`. `stopped`: why its burn ended before the others', empty where it did not.
+    `seconds`: its device time since `start`, `mix_s`: of that the part up to the last launch of the mix. `stopped`: why
+    its burn ended before the others', empty where it did not. `phase`: that of its latest launch.
     """
 
-    def __init__(self, cuda: Cuda, handle: int, device: Device, uuid: str) -> None:
-        self.uuid, self.device = uuid, device
-        self.idle = Idle(device.temperature(), device.power_draw(), device.ecc_uncorrected())
-        self.times_before = device.event_reason_times()
-        self.times_after: dict[str, int] | Gap | None = None
-        self.stopped = ""
-        self.series = Series(device)
-        self.seconds = 0.0
-        self.work: list[tuple[float, float, float]] = []  # end, busy seconds and operations of each launch
-        self.pcie_generation: int | Gap = Gap("the burn ended before the link was looked at")
-        self.pcie_width: int | Gap = self.pcie_generation
-        self.nvlink_states: list[int] | Gap = self.pcie_generation
-        self.answer = Answer(0, 0, None)
-        self._cuda, self._launches, self._busy_s = cuda, 0, 0.0
+    def __init__(self, cuda: Cuda, handle: int, device: Device, uuid: str, request: BurnRequest) -> None:
+        self.uuid, self.device, self._request = uuid, device, request
+        self.stopped, self.phase = "", RAMP
+        self.seconds = self.mix_s = self.sampling_s = 0.0
+        self.answer, self.located = NO_ANSWER, list[Mismatch]()
+        self.latest: dict[str, float] = {}  # rates of the latest launch, by work, in units a second
+        self.times_after: Result[dict[str, int]] | None = None
+        self.nvlink_states: Result[list[int]] = Gap("the burn ended before the links were looked at")
+        self._cuda, self._busy_s = cuda, 0.0
+        with self.asking_nvml():
+            self.before, self.times_before = Counters.read(device), device.event_reason_times()
+            self.series, self.series_after_mix = Series(device), Series(device)
+        self._measured: dict[str, list[tuple[float, float]]] = {}  # by work: units and busy seconds of each launch
+        self._idle_works: list[str] = []
+        self._memory = MemoryTester(cuda, request.memory_share)
+        self._offsets: dict[int, int] = {}  # bytes into the tested memory, by launch
+        self._mixing, self._barrier = True, False
+        self._queue: deque[_Slot] = deque()
+        self._plan: Iterator[Job | None] | None = self._everything()
+        self._heard = time.monotonic()
         with self._blame():
-            self._kernel = BurnKernel(cuda, handle)
+            self._kernels = Kernels(cuda, handle)
+            if request.work != THE_MIX and request.work not in self._kernels.works:
+                able = ", ".join(self._kernels.works)
+                raise Abort(f"{self.name} cannot do {request.work}; it can do {able}")
+            self._kernels.load_tables()
+            self._roles = kernels.roles(request.work, self._kernels.capability)
+            self._cycles = int((self._kernels.clock_hz or _GUESSED_HZ) * LAUNCH_S)
+            self._stream_bytes = min(_MOST_STREAM_BYTES, cuda.free_bytes() // _STREAM_PART)
+            self._stream = cuda.allocate(self._stream_bytes)
             self._started, self._started_wall = cuda.event(), time.monotonic()
-            self._free = [self._slot()]
-            self._queue: deque[_Slot] = deque()
-            self._iterations = _FIRST_ITERATIONS
-            self._calibrate()
+            self._free = [_Slot(number, cuda.event(), cuda.event()) for number in range(SLOTS)]
 
     @property
     def name(self) -> str:
@@ -86,112 +119,264 @@ class BurningGpu:
 
     @property
     def threads_launched(self) -> int:
-        return self._kernel.threads_launched
+        return self._kernels.threads_launched
 
     @property
-    def tflops(self) -> float:
-        """Rate of the latest launch."""
-        _, busy, operations = self.work[-1] if self.work else (0.0, 1.0, 0.0)
-        return operations / busy / 1e12
+    def works(self) -> list[str]:
+        """What this GPU does one after the other once it is hot."""
+        return self._kernels.works if self._request.work == THE_MIX else [self._request.work]
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is queued and nothing will be."""
+        return self._plan is None and not self._queue
+
+    @property
+    def waiting_s(self) -> float:
+        """Wall time since a launch completed, while some are queued."""
+        return time.monotonic() - self._heard if self._queue else 0.0
+
+    @property
+    def latest_series(self) -> Series:
+        """The series that the latest sample went to."""
+        return self.series_after_mix if self.series_after_mix.times else self.series
 
     def start(self) -> None:
         """Start the GPU's clock and its load."""
         with self._blame():
-            self._kernel.select()
-            self._kernel.mark(self._started)
-            self._started_wall = time.monotonic()
+            self._kernels.select()
+            self._kernels.mark(self._started)
+            self._started_wall = self._heard = time.monotonic()
             self._fill()
 
     def step(self) -> bool:
         """Take in what has completed, queue anew and sample; False when nothing has completed. Raises Abort."""
+        if self.done:
+            return False
         with self._blame():
-            self._kernel.select()
-            if not self._take():
-                return False
+            self._kernels.select()
+            taken = self._take()
             self._fill()
-            self._check()
-        self._cuda.calling = "NVML"  # for the watchdog, which looks at one place
-        self.series.sample(self.seconds, self._busy_s)
-        lost = self.series.lost()
-        if lost is not None:
-            raise Abort(f"{self.name} cannot be watched any longer: {lost.unavailable}")
+        if not taken:
+            return False
+        if self._plan is not None:
+            self._sample()
+        if self.phase in (RATES, MEMORY):
+            self._end_times()
         return True
 
-    def drain(self) -> None:
-        """Let what is queued run out, without a sample. Raises Abort."""
-        with self._blame():
-            self._kernel.select()
-            self._kernel.wait()
-            self._take()
-            self._check()
+    def end_mix(self) -> None:
+        """Go on to the rates and the memory test."""
+        self._mixing = False
+
+    def wind_up(self) -> None:
+        """Queue nothing more; what is queued runs out."""
+        self._plan = None
 
     def stop(self, reason: str) -> None:
-        """End this GPU's own burn; the others go on. Raises Abort."""
-        self.drain()
+        """End this GPU's own burn; the others go on."""
         self.stopped = reason
-        self.times_after = self.device.event_reason_times()
+        self.wind_up()
+        self._end_times()
 
     def look(self) -> None:
         """Read what only shows under load and needs no dense sampling."""
-        self.pcie_generation, self.pcie_width = self.device.pcie_generation(), self.device.pcie_width()
-        self.nvlink_states = self.device.nvlink_states()
+        with self.asking_nvml():
+            self.nvlink_states = self.device.nvlink_states()
 
-    def _calibrate(self) -> None:
-        slot = self._free[0]
-        while True:
-            self._launch(slot)
-            self._kernel.wait()
-            seconds = self._cuda.seconds_between(slot.begin, slot.end)
-            if seconds >= _CALIBRATION_S or self._iterations >= _MOST_ITERATIONS:
-                break
-            self._iterations *= 4
-        self._rescale(slot.iterations, seconds)
+    @contextmanager
+    def asking_nvml(self) -> Iterator[None]:
+        """NVML is asked about this GPU: for the watchdog, and for the account of the sampling's processor time."""
+        begun = time.thread_time()
+        self._cuda.calling, self._cuda.serving = NVML, self.name
+        yield
+        self._cuda.calling = "no function"
+        self.sampling_s += time.thread_time() - begun
 
-    def _slot(self) -> _Slot:
-        return _Slot(self._cuda.event(), self._cuda.event())
+    def rates(self) -> dict[str, float] | Gap:
+        """Tera-operations a second by work, of stream 10^9 bytes a second; a Gap unless every work was measured."""
+        if self._idle_works:
+            return Gap(f"{', '.join(self._idle_works)} did nothing in a launch of its own")
+        found = {}
+        for work in self.works:
+            launches = self._measured.get(work, [])[_SETTLING_LAUNCHES:]
+            units, busy = (sum([column[i] for column in launches]) for i in (0, 1))
+            if busy <= 0:
+                return Gap(f"{work} was not measured alone: {self.stopped or 'the burn ended before'}")
+            found[work] = units / busy / (1e9 if work == "stream" else 1e12)
+        return found
 
-    def _launch(self, slot: _Slot) -> None:
-        self._launches += 1
-        slot.iterations = self._iterations
-        self._kernel.mark(slot.begin)
-        self._kernel.launch(slot.iterations, self._launches * _SEED_STEP & 0xFFFFFFFF)
-        self._kernel.mark(slot.end)
+    def memory_test(self) -> MemoryTest | Gap:
+        """What the memory test showed, or why there is nothing to show."""
+        return Gap(f"the memory was not tested: {self.stopped}") if self.stopped else self._memory.result()
+
+    def _sample(self) -> None:
+        series = self.series if self.phase in (RAMP, MIX) else self.series_after_mix
+        with self.asking_nvml():
+            series.sample(self.seconds, self._busy_s)
+        lost = series.lost()
+        if lost is not None:
+            raise Abort(f"{self.name} cannot be watched any longer: {lost.unavailable}")
+
+    def _end_times(self) -> None:
+        """The mix is over: read how long which reason held the clocks in it."""
+        if self.times_after is None:
+            with self.asking_nvml():
+                self.times_after = self.device.event_reason_times()
+
+    # the plan
+
+    def _everything(self) -> Iterator[Job | None]:
+        """All launches of the burn; None where everything before must have run."""
+        yield from self._mix()
+        for work in self.works:
+            roles = kernels.roles(work, self._kernels.capability)
+            if work == "stream":
+                yield None
+                yield Fill(RATES, roles)
+            for _ in range(_SETTLING_LAUNCHES + math.ceil(_RATE_S / LAUNCH_S)):
+                yield Compute(RATES, roles)
+        yield None
+        self._kernels.stream_no_more()
+        self._cuda.free(self._stream)
+        yield from self._memory.plan()
+
+    def _mix(self) -> Iterator[Job]:
+        """Endless: a quarter of the warps more with each step, then all of them, until the mix is over."""
+        if warps_of(self._roles, "stream"):
+            yield Fill(RAMP, self._roles)
+        launches = math.ceil(RAMP_S / LAUNCH_S)
+        for launch in range(launches):
+            warps = kernels.WARPS_A_BLOCK * (1 + launch * _RAMP_STEPS // launches) // _RAMP_STEPS
+            yield Compute(RAMP, self._roles & (1 << 4 * warps) - 1)
+        while self._mixing:
+            yield Compute(MIX, self._roles)
+
+    # the queue
 
     def _fill(self) -> None:
         pace = self.seconds / max(time.monotonic() - self._started_wall, 1e-3)
         depth = min(_MOST_DEPTH, max(_LEAST_DEPTH, math.ceil(_BRIDGED_S * pace / LAUNCH_S)))
-        while len(self._queue) < depth:
-            slot = self._free.pop() if self._free else self._slot()
-            self._launch(slot)
-            self._queue.append(slot)
+        while self._plan is not None and len(self._queue) < depth:
+            if self._barrier and self._queue:
+                return
+            self._barrier = False
+            try:
+                job = next(self._plan)
+            except StopIteration:
+                self._plan = None
+                return
+            if job is None:
+                self._barrier = True
+            else:
+                self._launch(job)
+
+    def _launch(self, job: Job) -> None:
+        slot = self._free.pop()
+        slot.job, slot.cycles = job, self._cycles
+        if not self._queue:
+            self._heard = time.monotonic()
+        self._kernels.mark(slot.begin)
+        if isinstance(job, Compute):
+            self._kernels.burn(job.roles, _UNLIMITED_ROUNDS, slot.cycles, slot.number)
+        elif isinstance(job, Fill):
+            self._kernels.stream_over(self._stream, self._stream_bytes, job.roles, slot.number)
+        else:
+            self._kernels.sweep(job.base, job.size // 4, job.expect, job.write, job.descending, slot.number)
+        self._kernels.mark(slot.end)
+        slot.launch = self._kernels.launches
+        if isinstance(job, Sweep):
+            self._offsets[slot.launch] = job.offset
+        self._queue.append(slot)
 
     def _take(self) -> bool:
         taken = False
         while self._queue and self._cuda.ready(self._queue[0].end):
             slot = self._queue.popleft()
+            self._free.append(slot)
+            taken, self._heard = True, time.monotonic()
             self.seconds = self._cuda.seconds_between(self._started, slot.end)
             busy = self._cuda.seconds_between(slot.begin, slot.end)
-            self.work.append((self.seconds, busy, float(FLOP_PER_STEP) * self._kernel.threads * slot.iterations))
             self._busy_s += busy
-            self._rescale(slot.iterations, busy)
-            self._free.append(slot)
-            taken = True
-        if taken:
-            self.answer = self._kernel.answer()
+            before, self.answer = self.answer, self._kernels.answer(slot.number)
+            idle = self._account(slot, busy, before)
+            self._check(slot, before)
+            if idle and self.phase in (RAMP, MIX):
+                raise Abort(f"{self.name}: {', '.join(idle)} did nothing in launch {slot.launch}")
+            self._idle_works += idle
         return taken
 
-    def _rescale(self, iterations: int, seconds: float) -> None:
-        """Keep launches near LAUNCH_S when the clocks move, in steps of a quarter octave: siblings do the same work."""
-        if seconds > 0 and not 0.8 < seconds / LAUNCH_S < 1.2:
-            wanted = iterations * LAUNCH_S / seconds
-            quarters = round(4 * math.log2(max(wanted / _FIRST_ITERATIONS, 1.0)))
-            self._iterations = min(_MOST_ITERATIONS, int(_FIRST_ITERATIONS * 2 ** (quarters / 4)) // 8 * 8)
+    def _account(self, slot: _Slot, busy: float, before: Answer) -> list[str]:
+        """Book what a launch did; the works that it should have done and did not do at all."""
+        job, answer = slot.job, self.answer
+        assert job is not None  # noqa: S101  # a slot in the queue has one; for mypy
+        self.phase = job.phase
+        if job.phase in (RAMP, MIX):
+            self.mix_s = self.seconds
+        if isinstance(job, Compute):
+            self._adapt(slot, busy)
+            done = {
+                work: (answer.rounds[work] - before.rounds[work]) * kernels.operations(work, self._kernels.capability)
+                for work in self._kernels.works
+                if warps_of(job.roles, work)
+            }
+            self.latest = {work: units / busy for work, units in done.items()} if busy > 0 else {}
+            if job.phase == RATES:
+                for work, units in done.items():
+                    self._measured.setdefault(work, []).append((units, busy))
+            return [work for work, units in done.items() if units <= 0]
+        if isinstance(job, Sweep):
+            self.latest = {MEMORY: job.moved / busy} if busy > 0 else {}
+            self._memory.took(job, busy, answer.wrong_words - before.wrong_words, answer.vectors - before.vectors)
+        return []
 
-    def _check(self) -> None:
-        if self.answer.mismatches:
-            first = self.answer.first
-            where = f", first in thread {first.thread}: {first.found:#x} for {first.expected:#x}" if first else ""
-            raise Abort(f"{self.name} calculated wrong in {self.answer.mismatches} threads{where}")
+    def _adapt(self, slot: _Slot, busy: float) -> None:
+        """Keep launches near LAUNCH_S when the clocks move. Any length will do: what is done is counted."""
+        if busy > 0:
+            change = min(_MOST_CHANGE, max(1 / _MOST_CHANGE, LAUNCH_S / busy))
+            self._cycles = min(_MOST_CYCLES, max(_LEAST_CYCLES, int(slot.cycles * change)))
+
+    def _check(self, slot: _Slot, before: Answer) -> None:
+        """Raises Abort where a work that policy calls fatal went wrong in this launch, or may have."""
+        wrong = self.answer.wrong_words - before.wrong_words
+        if not wrong:
+            return
+        new = [self._placed(one) for one in self.answer.located[len(before.located) :]]
+        self.located += new
+        suspects = {one.work for one in new} or self._suspects(slot)
+        if suspects & set(self._request.fatal):
+            first = new[0] if new else None
+            where = (
+                f", first in {first.work} on multiprocessor {first.sm}, block {first.block}, thread {first.thread}, "
+                f"launch {first.launch}, round {first.round}, word {first.word}: {first.expected:#010x} was due, "
+                f"{first.found:#010x} found, xor {first.expected ^ first.found:#010x}"
+                if first
+                else f" in launch {slot.launch}"
+            )
+            raise Abort(f"{self.name} calculated wrong: {self.answer.wrong_words} words{where}")
+
+    def _suspects(self, slot: _Slot) -> set[str]:
+        """The works of a launch that may have gone wrong, where no record of it says which did.
+
+        Records are full after the first few wrong words. Those that could be blamed already are not fatal, or the burn
+        would have ended; they go on being blamed.
+        """
+        works = {MEMORY} if isinstance(slot.job, Sweep) else set()
+        if isinstance(slot.job, Compute):
+            works = {work for work in self._kernels.works if warps_of(slot.job.roles, work)}
+        known = {one.work for one in self.located}
+        return works & known or works
+
+    def _placed(self, one: Mismatch) -> Mismatch:
+        """A word of the memory test, counted from the start of the tested memory."""
+        if one.work != MEMORY:
+            return one
+        return replace(one, word=one.word + self._offsets.get(one.launch, 0) // 4)
+
+    def _abandon(self) -> None:
+        """CUDA refuses: do not even wait for what is queued."""
+        self._plan = None
+        self._queue.clear()
 
     @contextmanager
     def _blame(self) -> Iterator[None]:
@@ -200,4 +385,5 @@ class BurningGpu:
         try:
             yield
         except CudaError as error:
+            self._abandon()
             raise Abort(f"{self.name}: {error}") from error

@@ -7,106 +7,165 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Callable
 
+from ...errors import ProbeError
 from ...evidence.facts import Gap
 from ...evidence.request import BurnRequest
-from .gpu import LAUNCH_S, Abort, BurningGpu
+from .gpu import Abort, BurningGpu
+from .jobs import LAUNCH_S
 from .predict import RAMP_S, decided, headroom, temperature
-from .series import CLOCK, HEADROOM, MEMORY, POWER, TEMPERATURE
+from .series import HEADROOM, MEMORY
 
 _TELL_EVERY_S = 1.0  # wall
 _LOOK_EVERY_S = 1.0  # device time; later looks come in steps of 5%, as late samples tell little news
 _LOOK_GROWTH = 1.05
 
 
+class Hung(ProbeError):
+    """A GPU does not come to the end of a launch; nothing more is to be had from its driver."""
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """How the burn ended: settled, maximum or aborted, why, and the device seconds that it took."""
+    """How the burn ended: settled, maximum or aborted, why, and the device seconds that the mix took."""
 
     ended: str
     reason: str
     seconds: float
 
 
-def burn(
-    gpus: Sequence[BurningGpu],
-    request: BurnRequest,
-    give_up_at: float,
-    tell: Callable[[str], None],
-    beat: Callable[[], None],
-) -> Outcome:
-    """Burn until every GPU's headroom is decided, `max_s` is over or something is wrong. A GPU that comes too near to
-    slowdown stops alone.
+@dataclass(frozen=True)
+class Watch:
+    """What may end a burn from outside, and who wants to hear of it.
 
-    `give_up_at` is the reading of time.monotonic() at which to stop in good order. `beat` is called in every round.
+    `give_up_at` and `last_call` are readings of time.monotonic(): then to stop in good order, and to wait for no launch
+    any longer. `hangs_after_s`: the wall time that a launch may take. `told_to_stop`: whether somebody wants the burn to
+    end. `beat` is called in every round, `tell` about once a second.
     """
+
+    give_up_at: float
+    last_call: float
+    hangs_after_s: float
+    told_to_stop: Callable[[], bool]
+    beat: Callable[[], None]
+    tell: Callable[[], None]
+
+
+def burn(gpus: Sequence[BurningGpu], request: BurnRequest, watch: Watch) -> Outcome:
+    """Burn until every GPU's headroom is decided, `max_s` is over or something is wrong; in good order, go on to the
+    rates and the memory test. A GPU that comes too near to slowdown stops alone.
+
+    Raises Hung where a launch does not come to its end.
+    """
+    crew = _Crew(gpus, request, watch)
     try:
-        outcome = _serve(gpus, request, give_up_at, tell, beat)
+        ended, reason = crew.mix()
+        crew.afterwards()
     except Abort as abort:
-        outcome = Outcome("aborted", str(abort), 0.0)
-    for gpu in (gpu for gpu in gpus if not gpu.stopped):
-        beat()
-        try:
-            gpu.drain()
-        except Abort as abort:  # what the last launches show counts as much as what the first ones show
-            if outcome.ended != "aborted":
-                outcome = Outcome("aborted", str(abort), 0.0)
-    _tell(gpus, tell)
-    return Outcome(outcome.ended, outcome.reason, max(gpu.seconds for gpu in gpus))
+        ended, reason = "aborted", str(abort)
+    late = crew.wind_up()
+    if late and ended != "aborted":  # what the last launches show counts as much as what the first ones show
+        ended, reason = "aborted", late
+    watch.tell()
+    return Outcome(ended, reason, max(gpu.mix_s for gpu in gpus))
 
 
-def _serve(
-    gpus: Sequence[BurningGpu],
-    request: BurnRequest,
-    give_up_at: float,
-    tell: Callable[[str], None],
-    beat: Callable[[], None],
-) -> Outcome:
-    waiting = list(gpus)
-    burning: list[BurningGpu] = []
-    unseen: list[BurningGpu] = []
-    pause, look_at, told = _Pause(), _LOOK_EVERY_S, time.monotonic()
-    while True:
-        beat()
-        # The node's power supply sees one GPU after the other, not all at once.
-        while waiting and (not burning or burning[0].seconds >= RAMP_S * (1 - len(waiting) / len(gpus))):
-            gpu = waiting.pop(0)
+class _Crew:
+    """The GPUs under load, served in turn."""
+
+    def __init__(self, gpus: Sequence[BurningGpu], request: BurnRequest, watch: Watch) -> None:
+        self._gpus, self._request, self._watch = gpus, request, watch
+        self._waiting = list(gpus)
+        self._burning: list[BurningGpu] = []
+        self._pause, self._told = _Pause(), time.monotonic()
+
+    def mix(self) -> tuple[str, str]:
+        """The mix, up to its own end: settled or maximum, and why. Raises Abort."""
+        request = self._request
+        unseen: list[BurningGpu] = []
+        look_at = _LOOK_EVERY_S
+        while True:
+            self._start_next()
+            served = self._round()
+            if not self._burning and not self._waiting:
+                raise Abort("every GPU came too near to slowdown")
+            unseen = [gpu for gpu in unseen if not gpu.stopped]
+            seconds = 0.0 if self._waiting else min(gpu.seconds for gpu in self._burning)
+            if seconds >= look_at and not unseen:
+                look_at = max(seconds + _LOOK_EVERY_S, seconds * _LOOK_GROWTH)
+                unseen = list(self._burning)
+            if unseen:  # one GPU a round, so that no launch waits for eight fits
+                gpu = unseen.pop()
+                gpu.look()
+                if seconds < request.min_s:
+                    continue
+                if not is_decided(gpu, request):
+                    unseen = []
+                elif not unseen:
+                    return "settled", f"every prediction was clear of {request.headroom_c:g} C after {seconds:.1f} s"
+            if seconds >= request.max_s:
+                return "maximum", f"the burn reached its maximum of {request.max_s:g} s"
+            self._pause.after(served, len(self._burning))
+
+    def afterwards(self) -> None:
+        """Each work alone, then the memory test, of those that still burn. Raises Abort."""
+        for gpu in self._burning:
+            gpu.end_mix()
+        while any(not gpu.done for gpu in self._burning):
+            self._pause.after(self._round(), len(self._burning))
+
+    def wind_up(self) -> str:
+        """Let run out what is queued; what goes wrong in that, in words."""
+        trouble = ""
+        for gpu in self._gpus:
+            gpu.wind_up()
+        while any(not gpu.done for gpu in self._gpus):
+            self._watch.beat()
+            served = 0
+            for gpu in self._gpus:
+                try:
+                    served += gpu.step()
+                except Abort as abort:
+                    trouble = trouble or str(abort)
+                self._insist(gpu)
+            self._pause.after(served, len(self._gpus))
+        return trouble
+
+    def _start_next(self) -> None:
+        """The node's power supply sees one GPU after the other, not all at once."""
+        while self._waiting:
+            place = 1 - len(self._waiting) / len(self._gpus)
+            if self._burning and self._burning[0].seconds < RAMP_S * place:
+                return
+            gpu = self._waiting.pop(0)
             gpu.start()
-            burning.append(gpu)
+            self._burning.append(gpu)
+
+    def _round(self) -> int:
+        """Serve every GPU once; how many had something. Raises Abort."""
+        self._watch.beat()
         served = 0
-        for gpu in list(burning):
-            if gpu.step():
-                served += 1
-                if heat := _too_hot(gpu, request):
-                    gpu.stop(heat)
-                    burning.remove(gpu)
-                    unseen = [other for other in unseen if other is not gpu]
+        for gpu in list(self._burning):
+            served += gpu.step()
+            self._insist(gpu)
+            heat = _too_hot(gpu, self._request)
+            if heat:
+                gpu.stop(heat)
+            if gpu.stopped and gpu.done:
+                self._burning.remove(gpu)
         now = time.monotonic()
-        if now - told >= _TELL_EVERY_S:
-            told = now
-            _tell(burning, tell)
-        if now >= give_up_at:
-            return Outcome(
-                "aborted", f"the deadline of {request.deadline_s:g} s (wall) came before the burn's own end", 0.0
-            )
-        if not burning and not waiting:
-            return Outcome("aborted", "every GPU came too near to slowdown", 0.0)
-        seconds = 0.0 if waiting else min(gpu.seconds for gpu in burning)
-        if seconds >= look_at and not unseen:
-            look_at = max(seconds + _LOOK_EVERY_S, seconds * _LOOK_GROWTH)
-            unseen = list(burning)
-        if unseen:  # one GPU a round, so that no launch waits for eight fits
-            gpu = unseen.pop()
-            gpu.look()
-            if seconds < request.min_s:
-                continue
-            if not is_decided(gpu, request):
-                unseen = []
-            elif not unseen:
-                clear = f"every prediction was clear of {request.headroom_c:g} C after {seconds:.1f} s"
-                return Outcome("settled", clear, 0.0)
-        if seconds >= request.max_s:
-            return Outcome("maximum", f"the burn reached its maximum of {request.max_s:g} s", 0.0)
-        pause.after(served, len(burning))
+        if now - self._told >= _TELL_EVERY_S:
+            self._told = now
+            self._watch.tell()
+        if self._watch.told_to_stop():
+            raise Abort("it was told to stop")
+        if now >= self._watch.give_up_at:
+            raise Abort(f"the deadline of {self._request.deadline_s:g} s (wall) came before the burn's own end")
+        return served
+
+    def _insist(self, gpu: BurningGpu) -> None:
+        waiting = gpu.waiting_s
+        if waiting > self._watch.hangs_after_s or (waiting and time.monotonic() > self._watch.last_call):
+            raise Hung(f"the burn was ended: a launch on {gpu.name} has not come to its end for {waiting:.1f} s")
 
 
 def is_decided(gpu: BurningGpu, request: BurnRequest) -> bool:
@@ -124,24 +183,13 @@ def is_decided(gpu: BurningGpu, request: BurnRequest) -> bool:
 
 def _too_hot(gpu: BurningGpu, request: BurnRequest) -> str:
     """Why this GPU has to stop now; its neighbours, which each have this bound, go on and are measured."""
-    left = gpu.series.values[HEADROOM][-1]
-    if left >= request.abort_below_slowdown_c:
+    left = gpu.latest_series.latest(HEADROOM)
+    if gpu.stopped or isinstance(left, Gap) or left >= request.abort_below_slowdown_c:
         return ""
     return (
         f"{gpu.name} came to {left:g} C below slowdown after {gpu.seconds:.1f} s, "
         f"and the burn stops below {request.abort_below_slowdown_c:g} C"
     )
-
-
-def _tell(gpus: Sequence[BurningGpu], tell: Callable[[str], None]) -> None:
-    for gpu in gpus:
-        latest = {name: str(values[-1]) for name, values in gpu.series.values.items() if values}
-        tell(
-            f"{gpu.name}: {gpu.seconds:.1f} s, {latest.get(TEMPERATURE, '?')} C, "
-            f"{latest.get(HEADROOM, '?')} C below slowdown, "
-            f"{latest.get(POWER, '?')} W, {latest.get(CLOCK, '?')} MHz, {gpu.tflops:.1f} TFLOP/s, "
-            f"{gpu.answer.mismatches} mismatches"
-        )
 
 
 class _Pause:
@@ -158,7 +206,7 @@ class _Pause:
         self._served += served
         if self._served >= 2 * burning:
             now = time.monotonic()
-            self._launch_s = (now - self._since) * burning / self._served
+            self._launch_s = (now - self._since) * burning / max(self._served, 1)
             self._since, self._served = now, 0
         if not served:
             time.sleep(min(self._MOST_S, max(self._LEAST_S, self._launch_s * self._PART)))

@@ -18,9 +18,9 @@ KEPT = 20
 MOST_SAMPLES = 2000  # a GPU: about 100 kB compressed for sixteen of them
 
 
-def document(kernel: str, series: dict[str, Series]) -> dict[str, Any]:
+def document(work: str, series: dict[str, Series]) -> dict[str, Any]:
     """Plain data of all GPUs' samples, by UUID, thinned out evenly where there are too many."""
-    return {"kernel": kernel, "gpus": {uuid: _plain(one) for uuid, one in series.items()}}
+    return {"work": work, "gpus": {uuid: _plain(one) for uuid, one in series.items()}}
 
 
 def store(state_dir: Path, content: dict[str, Any]) -> Samples:

@@ -14,8 +14,9 @@ from typing import Any
 from ...errors import ProbeError
 
 LIBRARY = "libcuda.so.1"
-NOT_READY = 600
-_MULTIPROCESSORS = 16
+NVML = "NVML"  # what `Cuda.calling` says while the other library is asked
+OUT_OF_MEMORY, NOT_READY = 2, 600
+_CLOCK_KHZ, _MULTIPROCESSORS, _MAJOR, _MINOR = 13, 16, 75, 76
 _DEFAULT_STREAM_FLAGS = 0  # ordered after the null stream, on which memory is cleared
 
 _Uuid = ctypes.c_ubyte * 16
@@ -30,8 +31,11 @@ _SIGNATURES: dict[str, list[Any]] = {
     "cuCtxSetCurrent": [c_void_p],
     "cuModuleLoadDataEx": [POINTER(c_void_p), c_char_p, c_uint, c_void_p, c_void_p],
     "cuModuleGetFunction": [POINTER(c_void_p), c_void_p, c_char_p],
+    "cuMemGetInfo_v2": [POINTER(c_size_t), POINTER(c_size_t)],
     "cuMemAlloc_v2": [POINTER(c_ulonglong), c_size_t],
+    "cuMemFree_v2": [c_ulonglong],
     "cuMemsetD8_v2": [c_ulonglong, ctypes.c_ubyte, c_size_t],
+    "cuMemcpyHtoD_v2": [c_ulonglong, c_char_p, c_size_t],
     "cuMemAllocHost_v2": [POINTER(c_void_p), c_size_t],
     "cuMemcpyDtoHAsync_v2": [c_void_p, c_ulonglong, c_size_t, c_void_p],
     "cuStreamCreate": [POINTER(c_void_p), c_uint],
@@ -109,9 +113,36 @@ class Cuda:
 
     def multiprocessors(self, device: int) -> int:
         """How many streaming multiprocessors the device has."""
-        count = c_int()
-        self.call("cuDeviceGetAttribute", byref(count), _MULTIPROCESSORS, device)
-        return count.value
+        return self._attribute(device, _MULTIPROCESSORS)
+
+    def capability(self, device: int) -> tuple[int, int]:
+        """The device's compute capability, as (9, 0)."""
+        return self._attribute(device, _MAJOR), self._attribute(device, _MINOR)
+
+    def clock_hz(self, device: int) -> float:
+        """The highest clock of the device's multiprocessors."""
+        return self._attribute(device, _CLOCK_KHZ) * 1000.0
+
+    def _attribute(self, device: int, which: int) -> int:
+        value = c_int()
+        self.call("cuDeviceGetAttribute", byref(value), which, device)
+        return value.value
+
+    def free_bytes(self) -> int:
+        """How much of the current context's device memory nobody holds."""
+        free, total = c_size_t(), c_size_t()
+        self.call("cuMemGetInfo_v2", byref(free), byref(total))
+        return free.value
+
+    def allocate(self, size: int) -> int:
+        """The address of `size` bytes in one piece on the current context's device."""
+        address = c_ulonglong()
+        self.call("cuMemAlloc_v2", byref(address), size)
+        return address.value
+
+    def free(self, address: int) -> None:
+        """Give an allocation back; waits for the work that was queued before."""
+        self.call("cuMemFree_v2", address)
 
     def retain(self, device: int) -> c_void_p:
         """The device's primary context, current from now on."""

@@ -1,26 +1,20 @@
-"""The known-answer launch: can a fresh process compute on every GPU, and is the answer right?
-
-A child process goes through the GPUs one by one and tells each answer as it has it. Where it hangs or dies, the GPU
-that it was at gets the blame, and a new child goes on with the others.
-"""
+"""The known-answer launch: can a fresh process compute on every GPU, with all that the GPU has, and is it right?"""
 
 from __future__ import annotations
 
-import time
+from typing import Any
 
-from ...evidence.facts import Gap
+from ...errors import ProbeError
 from ...evidence.types import Launch
-from ..reading import printable, record
-from .driver import Cuda, CudaError
-from .fresh import Child, receive, say
-from .kernel import BurnKernel
+from .. import kernels
+from ..reading import record
+from .driver import Cuda
+from .each import DEADLINE_S, STEP_S, answer_each, ask_each
+from .kernel import Kernels, warps_of
 
-ITERATIONS = 1024
-SEED = 20011
-DEADLINE_S = 90.0
-# cuInit brings up every GPU of the node, where persistence is off one after the other.
-STEP_S = 30.0
-_INITIALISED = "initialised"
+_ROUNDS = kernels.SETS  # rounds take the sets of the tables in turn
+_UNLIMITED_CYCLES = 1 << 62
+_SLOT = 0
 
 
 def known_answer_launches(uuids: list[str], deadline_s: float = DEADLINE_S, step_s: float = STEP_S) -> list[Launch]:
@@ -28,63 +22,30 @@ def known_answer_launches(uuids: list[str], deadline_s: float = DEADLINE_S, step
 
     `correct` is a Gap wherever CUDA did not get as far as an answer; its code is the CUresult.
     """
-    deadline = time.monotonic() + deadline_s
-    told: dict[str, bool | Gap] = {}
-    waiting = list(uuids)
-    while waiting and time.monotonic() < deadline:
-        initialised = False
-        child = Child(__name__, waiting)
-        try:
-            for message in child.messages(deadline, step_s):
-                if message == _INITIALISED:
-                    initialised = True
-                    continue
-                uuid, correct, why, code = message
-                told[uuid] = correct if why is None else Gap(why, code)
-        finally:
-            failure = child.end() or "it ended without a word"
-        left = [uuid for uuid in waiting if uuid not in told]
-        blamed = left[:1] if initialised else left
-        stage = "launching" if initialised else "initialising CUDA"
-        told.update({uuid: Gap(f"no answer of {uuid}: the process was {stage} and {failure}") for uuid in blamed})
-        waiting = left[len(blamed) :]
-    late = Gap(f"no kernel was launched within {deadline_s:g} s: other GPUs hung before")
-    return [record(Launch, uuid=uuid, correct=told.get(uuid, late)) for uuid in uuids]
+    answers = ask_each(__name__, None, uuids, "launching", deadline_s, step_s)
+    return [record(Launch, uuid=uuid, correct=answer) for uuid, answer in answers.items()]
 
 
 def main() -> None:
-    """The child: one message [uuid, correct, why not, code] for each GPU."""
-    uuids = receive()
-    try:
-        cuda = Cuda()
-        cuda.call("cuInit", 0)
-        devices = cuda.devices()
-    except CudaError as error:
-        _refuse_all(uuids, str(error), error.code)
-        return
-    except Exception as error:  # whatever it is, it is said in place of an answer
-        _refuse_all(uuids, str(error), None)
-        return
-    say(_INITIALISED)
-    for uuid in uuids:
-        say([uuid, *_launch(cuda, devices, uuid)])
+    """The child."""
+    answer_each(_launch)
 
 
-def _refuse_all(uuids: list[str], why: str, code: int | None) -> None:
-    """Say for every GPU that CUDA as a whole does not work."""
-    for uuid in uuids:
-        say([uuid, None, printable(f"no kernel could be launched: {why}"), code])
-
-
-def _launch(cuda: Cuda, devices: dict[str, int], uuid: str) -> tuple[bool | None, str | None, int | None]:
-    if uuid not in devices:
-        seen = ", ".join(devices) or "none"
-        return None, f"CUDA does not see {uuid} (it sees {seen})", None
-    try:
-        kernel = BurnKernel(cuda, devices[uuid])
-        kernel.launch(ITERATIONS, SEED)
-        kernel.wait()
-        answer = kernel.answer()
-    except CudaError as error:
-        return None, f"{error} on {uuid}", error.code
-    return answer.threads_completed == kernel.threads_launched and answer.mismatches == 0, None, None
+def _launch(cuda: Cuda, device: int, _order: Any) -> bool:
+    """Whether each work that the GPU has gives what is known, on every warp. ProbeError where one was not done."""
+    gpu = Kernels(cuda, device)
+    chunks = gpu.blocks * kernels.WARPS_A_BLOCK
+    buffer = cuda.allocate(chunks * kernels.STREAM_CHUNK_BYTES)
+    due = {}
+    for work in gpu.works:
+        roles = kernels.roles(work, gpu.capability)
+        if work == "stream":
+            gpu.stream_over(buffer, chunks * kernels.STREAM_CHUNK_BYTES, roles, _SLOT)
+        gpu.burn(roles, _ROUNDS, _UNLIMITED_CYCLES, _SLOT)
+        due[work] = _ROUNDS * gpu.blocks * warps_of(roles, work)
+    gpu.wait()
+    answer = gpu.answer(_SLOT)
+    for work, rounds in due.items():
+        if answer.rounds[work] != rounds:
+            raise ProbeError(f"{work} did {answer.rounds[work]} rounds of {rounds}")
+    return answer.threads_completed == gpu.threads_launched and answer.wrong_words == 0

@@ -115,10 +115,10 @@ enum Size : u32 { // not constexpr: of that the compiler would make variables
     THREADS = LANES * WARPS,
     SETS = 4,
     TILES = 4,
-    PASSES = 25,
     CHAINS = 8,
     STEPS = 128,
-    SIGNS_WORD = 8,
+    SIGNS_WORD = 8, // of the tables, as the next
+    PASSES_WORD = 9,
     CHUNK_VECTORS = 16, // of a chunk, each lane's
     CHUNKS = 16,        // a round
 };
@@ -190,8 +190,9 @@ struct TensorS8 {
     DEVICE void mma(u32 *c, const u32 *a, const u32 *b) { mma_s8(c, a, b); }
 };
 
-// 16 products A_i x B_j, PASSES times over, then compared. `row`: the lane's word in the first row of the region.
-template <class Work> DEVICE u32 tensor_round(const Place &at, const u32 *row, u32 signs) {
+// 16 products A_i x B_j, `passes` times over, then compared. `row`: the lane's word in the first row of the region.
+// Signs and passes come from the tables: what the compiler does not know it neither cancels nor unrolls.
+template <class Work> DEVICE u32 tensor_round(const Place &at, const u32 *row, u32 signs, u32 passes) {
     constexpr u32 WORDS = TILES * TILES * Work::C;
     row += at.round % SETS * (TILES * Work::A + TILES * Work::B + WORDS) * LANES;
 
@@ -202,7 +203,7 @@ template <class Work> DEVICE u32 tensor_round(const Place &at, const u32 *row, u
     for (u32 n = 0; n < TILES * Work::B; ++n, row += LANES) b[n / Work::B][n % Work::B] = load_constant(row);
 
 #pragma unroll 1
-    for (u32 pass = 0; pass < PASSES; ++pass) {
+    for (u32 pass = 0; pass < passes; ++pass) {
 #pragma unroll
         for (u32 tile = 0; tile < TILES * TILES; ++tile) Work::mma(c + tile * Work::C, a[tile / TILES], b[tile % TILES]);
         if (Work::ALTERNATES) {
@@ -310,6 +311,7 @@ gpugate_burn(u64 result_at, u64 tables_at, u64 stream, u64 stream_chunks, u64 pr
     const u32 lane = thread_index() % LANES, warp = of_first_lane(thread_index() / LANES);
     const u32 role = role_of(roles, warp);
     const u32 *const region = tables + load_constant(tables + role % 8) + lane;
+    const u32 signs = load_constant(tables + SIGNS_WORD), passes = load_constant(tables + PASSES_WORD);
     Place at = {result, role, launch, 0};
     u32 done = 0, wrong = 0;
 
@@ -319,23 +321,21 @@ gpugate_burn(u64 result_at, u64 tables_at, u64 stream, u64 stream_chunks, u64 pr
             wrong += fma_round(at, region);
         });
     } else if (role == F16) {
-        const u32 signs = load_constant(tables + SIGNS_WORD);
         done = rounds(max_rounds, cycles, [&](u32 round) {
             at.round = round;
-            wrong += tensor_round<TensorF16>(at, region, signs);
+            wrong += tensor_round<TensorF16>(at, region, signs, passes);
         });
 #if SM >= 80
     } else if (role == BF16) {
-        const u32 signs = load_constant(tables + SIGNS_WORD);
         done = rounds(max_rounds, cycles, [&](u32 round) {
             at.round = round;
-            wrong += tensor_round<TensorBf16>(at, region, signs);
+            wrong += tensor_round<TensorBf16>(at, region, signs, passes);
         });
 #endif
     } else if (role == S8) {
         done = rounds(max_rounds, cycles, [&](u32 round) {
             at.round = round;
-            wrong += tensor_round<TensorS8>(at, region, 0);
+            wrong += tensor_round<TensorS8>(at, region, signs, passes);
         });
     } else if (role == STREAM && stream_chunks != 0) {
         const u32 number = block_index() * stream_warps(roles, WARPS) + stream_warps(roles, warp);

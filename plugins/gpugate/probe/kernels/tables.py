@@ -3,7 +3,8 @@
 Words are u32, little-endian. The head has 32:
 
     word r of 0..7   offset in words of role r's region, a multiple of 32; 0 where the role needs none
-    word 8           0x80008000: the sign bits of two 16-bit numbers, which the kernel has to read and cannot foresee
+    word 8           0x80008000: the sign bits of two 16-bit numbers
+    word 9           PASSES
 
 A region is SETS sets, one after the other; a set is rows of 32 words, word l of a row being lane l's:
 
@@ -33,6 +34,7 @@ from .layouts import LANES, M8N8K16, M16N8K8, M16N8K16, M16N8K32, Shape
 
 HEAD_WORDS = 32
 SIGNS_WORD, SIGNS = 8, 0x80008000
+PASSES_WORD = 9
 
 SHAPES = {
     75: {"f16": M16N8K8, "s8": M8N8K16},
@@ -44,7 +46,7 @@ _LEAST = {"f16": (1024, 128), "bf16": (128, 128)}  # |a| and |b| are this or mor
 def build(architecture: int) -> bytes:
     """The tables for the kernel of sm_75 or sm_80."""
     head = [0] * HEAD_WORDS
-    head[SIGNS_WORD] = SIGNS
+    head[SIGNS_WORD], head[PASSES_WORD] = SIGNS, PASSES
     body: list[int] = []
     for work in ("fma", *SHAPES[architecture]):
         head[ROLES[work]] = HEAD_WORDS + len(body)

@@ -26,7 +26,7 @@ from ..inventory import Target
 from ..state import Cap, Holder, Leases, Store, Wish
 
 POLL_S = 2.0
-MARGIN_S = 60.0  # for a login that hangs, and for a process that takes its time to die
+MARGIN_S = 120.0  # for a login that hangs, and for a burn that takes its time to begin and to end
 
 NOT_STARTED = "the burn did not start"  # so begins what the probe says where nothing was started
 

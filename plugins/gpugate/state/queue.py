@@ -135,7 +135,7 @@ class _Domain:
             if unit.name != "nodes":
                 parts.append(f"it needs {unit.text(need)}")
             if self._keeping:
-                parts.append(f"asked earlier: {_some(other.node for other in self._keeping)}")
+                parts.append(f"asked earlier: {_some([other.node for other in self._keeping[:_SHOWN]], len(self._keeping))}")
             if most != unit.cap(wish.domains[name]):
                 parts.append(f"{unit.text(most)} is the cap of {whose}, the smallest counts")
             return f"power domain {name}: " + "; ".join(parts)
@@ -144,8 +144,9 @@ class _Domain:
     def _who(self) -> str:
         if not self._burning:
             return ""
-        nodes = _some(ticket.wish.node for ticket in self._burning)
-        holders = _some(dict.fromkeys(ticket.holder for ticket in self._burning))
+        nodes = _some([ticket.wish.node for ticket in self._burning[:_SHOWN]], len(self._burning))
+        names = list(dict.fromkeys(ticket.holder for ticket in self._burning))
+        holders = _some(names[:_SHOWN], len(names))
         first = min(ticket.left_s for ticket in self._burning)
         return f" ({nodes}; held by {holders}; the next ends within {first:.0f} s)"
 
@@ -176,7 +177,6 @@ def _needs(wish: Wish) -> dict[str, int]:
     return {unit.name: unit.need(wish) for unit in _UNITS}
 
 
-def _some(names: Iterable[str]) -> str:
-    every = list(names)
-    more = f" and {len(every) - _SHOWN} more" if len(every) > _SHOWN else ""
-    return ", ".join(every[:_SHOWN]) + more
+def _some(first: list[str], total: int) -> str:
+    more = f" and {total - len(first)} more" if total > len(first) else ""
+    return ", ".join(first) + more

@@ -1,7 +1,8 @@
 """The boards that can be simulated, with the values their real drivers report.
 
 From `nvidia-smi -x` captures that NVIDIA publishes (k8s-test-infra) and from data sheets. Not confirmed by a capture:
-subsystem ids, VBIOS versions, idle power and clocks, H200's power range, A100's and H200's reserved memory.
+subsystem ids, VBIOS versions, idle power and clocks, H200's power range, A100's and H200's reserved memory;
+B200's share of `mma.sync` is a guess, Hopper's is published, the others' follow from cuBLAS's.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ TURING, AMPERE, ADA, HOPPER, BLACKWELL = 6, 7, 8, 9, 10  # nvmlDeviceArchitectur
 
 @dataclass(frozen=True)
 class Board:
-    """What is the same on every board of a kind. W, MiB, MHz, degrees Celsius; TFLOP/s of plain FP32."""
+    """What is the same on every board of a kind. W, MiB, MHz, degrees Celsius; TFLOP/s of plain FP32, all of a data sheet."""
 
     name: str  # as the driver says it
     architecture: int
@@ -42,6 +43,9 @@ class Board:
     sm_mhz: tuple[int, int]  # idle, maximum
     memory_mhz: tuple[int, int]
     fp32_tflops: float
+    tensor_tops: tuple[float, float, float]  # f16, bf16, s8: dense; 0 where there is none
+    mma_efficiency: float  # what `mma.sync` reaches of them: Hopper's and Blackwell's need newer instructions for more
+    memory_gb_s: float
     pcie_gen: int
     nvlinks: int
     nvlink_version: int
@@ -87,6 +91,9 @@ BOARDS: dict[str, Board] = {
         sm_mhz=(210, 1410),
         memory_mhz=(1593, 1593),
         fp32_tflops=19.5,
+        tensor_tops=(312, 312, 624),
+        mma_efficiency=0.9,
+        memory_gb_s=2039,
         pcie_gen=4,
         nvlinks=12,
         nvlink_version=3,
@@ -122,6 +129,9 @@ BOARDS: dict[str, Board] = {
         sm_mhz=(345, 1980),
         memory_mhz=(2619, 2619),
         fp32_tflops=67,
+        tensor_tops=(989, 989, 1979),
+        mma_efficiency=0.63,
+        memory_gb_s=3350,
         pcie_gen=5,
         nvlinks=18,
         nvlink_version=4,
@@ -157,6 +167,9 @@ BOARDS: dict[str, Board] = {
         sm_mhz=(345, 1980),
         memory_mhz=(3201, 3201),
         fp32_tflops=67,
+        tensor_tops=(989, 989, 1979),
+        mma_efficiency=0.63,
+        memory_gb_s=4800,
         pcie_gen=5,
         nvlinks=18,
         nvlink_version=4,
@@ -192,6 +205,9 @@ BOARDS: dict[str, Board] = {
         sm_mhz=(120, 1965),
         memory_mhz=(3996, 3996),
         fp32_tflops=80,
+        tensor_tops=(2250, 2250, 4500),
+        mma_efficiency=0.5,
+        memory_gb_s=8000,
         pcie_gen=5,
         nvlinks=18,
         nvlink_version=5,
@@ -228,6 +244,9 @@ BOARDS: dict[str, Board] = {
         sm_mhz=(210, 2520),
         memory_mhz=(405, 9001),
         fp32_tflops=91.6,
+        tensor_tops=(362, 362, 733),
+        mma_efficiency=0.9,
+        memory_gb_s=864,
         pcie_gen=4,
         nvlinks=0,
         nvlink_version=0,
@@ -263,6 +282,9 @@ BOARDS: dict[str, Board] = {
         sm_mhz=(300, 1590),
         memory_mhz=(405, 5001),
         fp32_tflops=8.1,
+        tensor_tops=(65, 0, 130),
+        mma_efficiency=0.9,
+        memory_gb_s=320,
         pcie_gen=3,
         nvlinks=0,
         nvlink_version=0,

@@ -200,7 +200,11 @@ FAULTS: dict[str, Fault] = {
     "nan_answers": Fault("NaN in the floating-point chain", {"corruption": "nan"}),
     "wrong_after_warmup": Fault("wrong answers after some launches", {"corruption": "after_warmup"}),
     "wrong_under_heat": Fault("wrong answers above a temperature", {"corruption": "under_heat"}),
+    "wrong_memory": Fault("one memory cell always reads as 1; nothing computed is wrong", {"corruption": "memory"}),
     "slow_gpu": Fault("12% slower than its siblings", {"speed_factor": 0.88}),
+    # launches
+    "launch_hangs": Fault("launches never end, from a process's 21st on", {"hang_launch": True}),
+    "lost_under_load": Fault("falls off the bus in mid-burn, with a process's 31st launch", {"lost_after_launches": 30}),
     # memory and processes
     "memory_leaked": Fault("memory in use without any process", {"memory_leaked_mib": 3000}),
     "memory_leaking": Fault("memory in use grows", {"memory_leak_mib_per_s": 20}),

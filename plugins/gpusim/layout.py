@@ -19,6 +19,7 @@ MAX_GPUS = 16
 MAX_RULES = 32
 MAX_PROCESSES = 64
 MAX_LINKS = 18
+MAX_QUEUE = 8  # kinds of work that wait on a GPU, one after another
 MAGIC = 0x4D49535F55504721
 MUTEX_BYTES = 64  # pthread_mutex_t is 40 bytes on x86-64 and 48 on aarch64
 
@@ -140,11 +141,12 @@ def _text(name: str, doc: str, size: int, *, settable: bool = True) -> Field:
     return Field(name, "text", doc, count=size, settable=settable)
 
 
-def _model(kind: Kind, *names: str) -> list[Field]:
-    return [Field(name, kind, "kept by the model") for name in names]
+def _model(kind: Kind, *names: str, count: int = 1) -> list[Field]:
+    return [Field(name, kind, "kept by the model", count=count) for name in names]
 
 
-CORRUPTIONS = ("none", "bit_once", "always", "nan", "after_warmup", "under_heat")
+CORRUPTIONS = ("none", "bit_once", "always", "nan", "after_warmup", "under_heat", "memory")
+WORKS = ("any", "fma", "f16", "bf16", "s8", "stream")
 PROCESS_KINDS = ("compute", "graphics", "mps")
 
 RULE = [
@@ -217,12 +219,13 @@ DEVICE = [
     *_model("u32", "max_sm_mhz", "idle_sm_mhz", "max_mem_mhz", "idle_mem_mhz", "sm_mhz", "hw_slow"),
     _u32("locked_sm_mhz", "locked graphics clock; 0: not locked", 0, 4000),
     *_model("u64", "event_reasons"),
-    *_model("f64", "sw_power_s", "sw_thermal_s", "hw_thermal_s", "power_brake_s", "clock_share"),
+    *_model("f64", "sw_power_s", "sw_thermal_s", "hw_thermal_s", "power_brake_s"),
     *_model("f64", "busy_until", "utilization"),
-    *_model("u32", "busy_pid", "launches"),
+    *_model("f64", "queue_until", "queue_power_share", "queue_traffic", count=MAX_QUEUE),
+    *_model("u32", "busy_pid", "launches", "queue_length"),
     _f64("load_utilization", "per cent of utilisation from a load outside the simulated CUDA", 0, 100),
     _f64("load_power_share", "that load's power, as a share of the board's maximum limit", 0, 1.5),
-    *_model("f64", "fp32_tflops"),
+    *_model("f64", "fp32_tflops", "f16_tflops", "bf16_tflops", "s8_tops", "mma_efficiency", "memory_gb_s"),
     _f64("speed_factor", "speed of this GPU; its siblings have 1", 0.01, 2),
     # PCIe
     *_model("u32", "pcie_gen_gpu", "pcie_width_gpu"),
@@ -272,8 +275,13 @@ DEVICE = [
     _u32("fabric_health_mask", "bits as NVML defines them", 0, 2**32 - 1),
     # wrong answers
     _choice("corruption", "how the burn kernel goes wrong", *CORRUPTIONS),
-    _u32("corruption_after_launches", "for after_warmup", 0, 10**9),
+    _choice("corruption_work", "which work of it goes wrong", *WORKS),
+    _u32("corruption_after_launches", "for after_warmup; launches count from a process's first context", 0, 10**9),
     _f64("corruption_above_c", "for under_heat", -40, 150),
+    # launches that never end, and launches that end all
+    _flag("hang_launch", "launches never end"),
+    _u32("hang_after_launches", "so many still do", 0, 10**9),
+    _u32("lost_after_launches", "the GPU falls off the bus with the launch after these; 0: it does not", 0, 10**9),
 ]
 
 STATE = [
@@ -355,7 +363,8 @@ def _enums() -> Iterator[str]:
 def _body() -> str:
     return "\n\n".join(
         [
-            f"enum {{ MAX_GPUS = {MAX_GPUS}, MAX_PROCESSES = {MAX_PROCESSES}, MAX_LINKS = {MAX_LINKS} }};",
+            f"enum {{ MAX_GPUS = {MAX_GPUS}, MAX_PROCESSES = {MAX_PROCESSES}, MAX_LINKS = {MAX_LINKS},"
+            f" MAX_QUEUE = {MAX_QUEUE} }};",
             *_enums(),
             _struct("sim_rule", Rule, RULE),
             _struct("sim_process", Process, PROCESS),

@@ -242,6 +242,7 @@ class NodeState:
                 device.ecc_corrected_volatile = device.ecc_uncorrected_volatile = 0
                 device.remap_pending = device.retired_pending = device.reset_required = device.recovery_action = 0
                 device.memory_leaked_mib = device.busy_until = device.busy_pid = device.launches = 0
+                device.queue_length = 0
                 ctypes.memset(ctypes.byref(device.process), 0, ctypes.sizeof(device.process))
 
     def _check_gpu(self, gpu: int) -> None:
@@ -358,8 +359,9 @@ def _fill_device(d: Device, board: Board, index: int, digest: bytes) -> None:
 
     d.idle_sm_mhz, d.max_sm_mhz = board.sm_mhz
     d.idle_mem_mhz, d.max_mem_mhz = board.memory_mhz
-    d.sm_mhz, d.clock_share, d.event_reasons = d.idle_sm_mhz, 1.0, 1
-    d.fp32_tflops, d.speed_factor = board.fp32_tflops, 1.0
+    d.sm_mhz, d.event_reasons = d.idle_sm_mhz, 1
+    d.fp32_tflops, d.f16_tflops, d.bf16_tflops, d.s8_tops = board.fp32_tflops, *board.tensor_tops
+    d.mma_efficiency, d.memory_gb_s, d.speed_factor = board.mma_efficiency, board.memory_gb_s, 1.0
 
     d.pcie_gen_gpu = d.pcie_gen_slot = d.pcie_gen_loaded = board.pcie_gen
     d.pcie_gen_idle, d.pcie_width_gpu, d.pcie_width_loaded = 1, 16, 16
@@ -372,6 +374,7 @@ def _fill_device(d: Device, board: Board, index: int, digest: bytes) -> None:
     d.persistence = True
     d.fabric_supported, d.fabric_state = board.fabric, 3 if board.fabric else 0
     d.corruption_after_launches, d.corruption_above_c = 10, 50.0
+    d.hang_after_launches = 20
 
 
 def _owner(state: State, target: Target) -> State | Device:

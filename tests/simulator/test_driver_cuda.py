@@ -1,4 +1,4 @@
-"""The simulated libcuda: devices, modules, the burn kernel, and how it goes wrong."""
+"""The simulated libcuda: devices, modules, memory, and rules that reach it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import ctypes
 
 import pynvml
 import pytest
-from cuda_calls import Burn, Cuda, CudaError, golden, ptx
+from cuda_calls import Burn, Cuda, CudaError, ptx
 from driver_node import DriverNode, MakeNode
 
 
@@ -85,6 +85,7 @@ def test_initialisation_can_fail(make_node: MakeNode, fault: str, code: int) -> 
         ("H100-SXM5-80GB", "550", ptx("9.0"), 222),
         ("H100-SXM5-80GB", "580", ptx("9.0"), 0),
         ("T4", "580", ptx("7.0", "sm_80"), 209),
+        ("T4", "535", ptx("6.5", "sm_75"), 0),
         ("B200", "580", ptx("8.0", "sm_90a"), 209),
         ("B200", "580", ptx("8.0", "sm_90"), 0),
         ("T4", "580", b"these are no instructions", 218),
@@ -114,115 +115,6 @@ def test_an_entry_that_is_not_there_is_500_and_one_it_cannot_run_801(make_node: 
     with pytest.raises(CudaError) as caught:
         cuda.call("cuLaunchKernel", other, 1, 1, 1, 32, 1, 1, 0, None, pointers, None)
     assert caught.value.code == 801
-
-
-def test_good_answers_agree_and_wrong_golden_ones_do_not(make_node: MakeNode) -> None:
-    """Results add up over launches; a wrong golden answer differs in every thread, and the first stays the first."""
-    burn = Burn(make_node().cuda())
-    burn.launch(blocks=4)
-    burn.launch(blocks=4, seed=99)
-    assert burn.read() == [2048, 0, 0, 0, 0]
-    a, c = golden(burn.iterations)
-    burn.launch(blocks=1, seed=5, golden=(a, c + 1))
-    assert burn.read() == [2304, 256, 1, (5 * a + c + 1) % 2**32, (5 * a + c) % 2**32]
-    burn.launch(blocks=1, seed=6, golden=(a + 2, c))
-    assert burn.read()[:3] == [2560, 512, 1]
-    burn.close()
-
-
-def test_an_odd_number_of_iterations_is_wrong_everywhere(make_node: MakeNode) -> None:
-    """The floating-point chains come back to their start after an even number only."""
-    burn = Burn(make_node().cuda(), iterations=1001)
-    burn.launch(blocks=1)
-    assert burn.read()[:3] == [256, 256, 1]
-    burn.close()
-
-
-def _mismatches(burn: Burn, launches: int) -> list[int]:
-    found = []
-    for _ in range(launches):
-        burn.clear()
-        burn.launch(blocks=8)
-        found.append(burn.read()[1])
-    return found
-
-
-@pytest.mark.parametrize(
-    ("fault", "expected"),
-    [
-        ("wrong_bit_once", [1, 0, 0, 0]),
-        ("wrong_answers", [128] * 4),
-        ("nan_answers", [128] * 4),
-        ("wrong_after_warmup", [0, 0, 128, 128]),
-        ("wrong_under_heat", [0, 0, 0, 0]),
-    ],
-)
-def test_corruption_goes_wrong_in_its_way(make_node: MakeNode, fault: str, expected: list[int]) -> None:
-    """Once, always, or after some launches; on its GPU alone."""
-    node = make_node()
-    node.state.apply(fault, gpu=1)
-    node.state.set("gpu.1.corruption_after_launches", 2)
-    cuda = node.cuda()
-    bad = Burn(cuda, 1)
-    assert _mismatches(bad, 4) == expected
-    bad.close()
-    good = Burn(cuda, 0)
-    assert _mismatches(good, 2) == [0, 0]
-    good.close()
-
-
-def test_corruption_under_heat_waits_for_it(make_node: MakeNode) -> None:
-    """Right while cool, the same tile wrong when hot."""
-    node = make_node(gpus=1)
-    node.state.apply("wrong_under_heat")
-    burn = Burn(node.cuda())
-    assert _mismatches(burn, 2) == [0, 0]
-    node.state.set("gpu.0.corruption_above_c", 20)
-    burn.clear()
-    burn.launch()
-    first = burn.read()
-    assert first[1:3] == [128, 8 * 256 // 3 + 1]
-    assert first[3] != first[4]
-    burn.close()
-
-
-def test_a_burn_takes_device_time_and_heats(make_node: MakeNode) -> None:
-    """60 s of events pass in far less wall time at scale 200; the GPU is busy, near its limit, and hot at the end."""
-    node = make_node(gpus=1, time_scale=200)
-    burn = Burn(node.cuda())
-    one = burn.seconds(1, blocks=1_000_000)
-    assert one == pytest.approx(16 * 256e6 * burn.iterations / (67e12 * 0.85), rel=1e-3)
-    gpu = node.gpu()
-    for _ in range(round(60 / one)):
-        burn.launch(blocks=1_000_000)
-    end = burn.cuda.event()
-    burn.cuda.call("cuEventRecord", end, None)
-    assert burn.cuda.library.cuEventQuery(end) == 600
-    assert burn.cuda.library.cuStreamQuery(None) == 600
-    busy = []
-    while burn.cuda.library.cuEventQuery(end) == 600:
-        busy.append((pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu, pynvml.nvmlDeviceGetPowerUsage(gpu)))
-    assert max(busy) == (100, 679_000)
-    assert node.state.show()["gpu"][0]["temperature_c"] > 58
-    assert [p.pid for p in pynvml.nvmlDeviceGetComputeRunningProcesses(gpu)] != []
-    burn.close()
-    assert pynvml.nvmlDeviceGetComputeRunningProcesses(gpu) == []
-
-
-def test_a_slow_gpu_takes_longer_and_a_limit_slows_it(make_node: MakeNode) -> None:
-    """Rates follow the speed factor and the clock that the power limit leaves."""
-    node = make_node(gpus=3, time_scale=5000)
-    node.state.apply("slow_gpu", gpu=1)
-    node.state.set("gpu.2.power_limit_w", 400)
-    cuda = node.cuda()
-    times = []
-    for device in range(3):
-        burn = Burn(cuda, device)
-        burn.seconds(1, blocks=100_000)
-        times.append(burn.seconds(3, blocks=1_000_000))
-        burn.close()
-    assert times[1] / times[0] == pytest.approx(1 / 0.88, rel=0.01)
-    assert times[2] / times[0] > 1.2
 
 
 def test_memory_is_counted_and_runs_out(make_node: MakeNode) -> None:
@@ -268,15 +160,15 @@ def test_losing_a_gpu_in_mid_burn_ends_the_wait(make_node: MakeNode) -> None:
     node = make_node(gpus=1)
     burn = Burn(node.cuda())
     for _ in range(60):
-        burn.launch(blocks=1_000_000)
+        burn.launch(seconds=10)
     node.state.apply("gpu_lost")
     assert burn.cuda.library.cuCtxSynchronize() == 999
 
 
 def test_rules_reach_cuda(make_node: MakeNode) -> None:
-    """A launch on one GPU can be made to fail (719) from its third call on."""
+    """A launch on one GPU can be made to fail (719) from some call on."""
     node = make_node()
-    node.state.inject("cuLaunchKernel", 719, after=2, gpu=1)
+    node.state.inject("cuLaunchKernel", 719, after=3, gpu=1)  # one of them fills
     cuda = node.cuda()
     good, bad = Burn(cuda, 0), Burn(cuda, 1)
     codes = []

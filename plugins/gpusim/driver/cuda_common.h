@@ -49,7 +49,11 @@ struct allocation {
     struct handle handle;
     char *start;
     size_t size;
-    double mib;
+    double mib, first_mib; /* what it takes of the GPU's memory, from where on */
+    uint64_t written;      /* how often anybody wrote to it, kernels' own counters aside */
+    struct piece *pieces;  /* cuda_contents.c */
+    size_t pieces_used, pieces_room;
+    struct table_check *check; /* cuda_tables.c */
 };
 
 /* Locks the node, unless cuInit has not been called. Every successful one, of these three, is closed by cuda_end(). */
@@ -88,9 +92,6 @@ struct host_allocation {
 
 CUresult ptx_check(const char *text, const struct sim_device *d, uint32_t cuda_version);
 int ptx_has_entry(const char *text, const char *name);
-
-/* Runs `gpugate_burn`; see cuda_burn.c. */
-CUresult burn_launch(struct sim_state *s, struct sim_device *d, uint64_t threads, void *const *parameters);
 
 #define CUDA_CALL(device)                                                                                              \
     struct sim_state *s;                                                                                               \

@@ -142,7 +142,8 @@ static CUresult make_context(struct sim_state *s, struct sim_device *d, int prim
     context->device = d;
     context->primary = primary;
     context->users = 1;
-    own->contexts++;
+    if (own->contexts++ == 0)
+        d->launches = 0;
     own->memory_mib += d->context_mib;
     *made = context;
     return CUDA_SUCCESS;
@@ -156,8 +157,8 @@ static void destroy(struct sim_state *s, struct sim_context *context)
     if (own) {
         own->memory_mib -= d->context_mib;
         if (--own->contexts == 0) {
-            if (d->busy_pid == own->pid && d->busy_until > s->model_time_s)
-                d->busy_until = s->model_time_s;
+            if (d->busy_pid == own->pid)
+                sim_stop_work(s, d);
             memset(own, 0, sizeof *own);
         }
     }

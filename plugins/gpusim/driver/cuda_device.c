@@ -315,6 +315,8 @@ static const char *const errors[][3] = {
     {"500", "CUDA_ERROR_NOT_FOUND", "named symbol not found"},
     {"600", "CUDA_ERROR_NOT_READY", "device not ready"},
     {"700", "CUDA_ERROR_ILLEGAL_ADDRESS", "an illegal memory access was encountered"},
+    {"701", "CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES", "too many resources requested for launch"},
+    {"716", "CUDA_ERROR_MISALIGNED_ADDRESS", "misaligned address"},
     {"719", "CUDA_ERROR_LAUNCH_FAILED", "unspecified launch failure"},
     {"801", "CUDA_ERROR_NOT_SUPPORTED", "operation not supported"},
     {"802", "CUDA_ERROR_SYSTEM_NOT_READY", "system not yet initialized"},

@@ -1,9 +1,11 @@
 /* Memory: device memory is host memory that the kernel maps when it is first touched, counted against the GPU's. */
-#include "cuda_common.h"
+#include "cuda_kernels.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+
+static const uint64_t LITTLE = 1 << 20; /* bytes of a fill that are really written */
 
 void allocation_release(struct allocation *a)
 {
@@ -11,6 +13,8 @@ void allocation_release(struct allocation *a)
     if (own)
         own->memory_mib -= a->mib;
     munmap(a->start, a->size);
+    free(a->pieces);
+    free(a->check);
 }
 
 static CUresult allocate(const char *function, CUdeviceptr *address, size_t size)
@@ -37,6 +41,7 @@ static CUresult allocate(const char *function, CUdeviceptr *address, size_t size
     a->start = start;
     a->size = size;
     a->mib = mib;
+    a->first_mib = sim_memory_used_mib(d);
     own->memory_mib += mib;
     *address = (CUdeviceptr)(uintptr_t)start;
     END(CUDA_SUCCESS);
@@ -155,6 +160,8 @@ CUresult cuMemGetInfo_v2(size_t *unused, size_t *total)
     return info(__func__, unused, total);
 }
 
+#define HOST(address) ((void *)(uintptr_t)(address))
+
 /* One FIFO for each GPU: a copy, asynchronous or not, comes after all work before it. Copies take no simulated time. */
 static CUresult copy(const char *function, CUdeviceptr on_device, void *to, const void *from, size_t size, int wait)
 {
@@ -163,15 +170,21 @@ static CUresult copy(const char *function, CUdeviceptr on_device, void *to, cons
     CUresult begun = cuda_begin_context(function, &s, &context);
     if (begun != CUDA_SUCCESS)
         return begun;
-    REQUIRE(to && from && allocation_at(on_device, size), CUDA_ERROR_INVALID_VALUE);
+    uint64_t first;
+    struct allocation *a = allocation_around(on_device, size, &first);
+    REQUIRE(to && from && a, CUDA_ERROR_INVALID_VALUE);
     struct sim_device *d = context->device;
     CUresult waited = wait ? wait_until(s, d, d->busy_until) : CUDA_SUCCESS;
-    if (waited == CUDA_SUCCESS)
+    if (waited != CUDA_SUCCESS)
+        END(waited);
+    if (from == HOST(on_device)) {
+        contents_read(a, first, to, size);
+    } else {
         memcpy(to, from, size);
-    END(waited);
+        contents_forget(a, first, first + size);
+    }
+    END(CUDA_SUCCESS);
 }
-
-#define HOST(address) ((void *)(uintptr_t)(address))
 
 CUresult cuMemcpyHtoD(CUdeviceptr to, const void *from, size_t size)
 {
@@ -226,14 +239,13 @@ static CUresult fill(const char *function, CUdeviceptr address, uint32_t value, 
         return begun;
     (void)s;
     REQUIRE(count <= SIZE_MAX / width && address % width == 0, CUDA_ERROR_INVALID_VALUE);
-    REQUIRE(allocation_at(address, count * width), CUDA_ERROR_INVALID_VALUE);
-    if (width == 1) {
-        memset(HOST(address), (int)value, count);
-    } else {
-        uint32_t *words = HOST(address);
-        for (size_t i = 0; i < count; i++)
-            words[i] = value;
-    }
+    uint64_t first, bytes = count * width;
+    struct allocation *a = allocation_around(address, bytes, &first);
+    REQUIRE(a, CUDA_ERROR_INVALID_VALUE);
+    struct pattern filled = {FIXED, width == 1 ? value * UINT32_C(0x01010101) : value, first, 0};
+    contents_write(a, first, first + bytes, &filled);
+    if (bytes <= LITTLE)
+        contents_settle(a, first, first + bytes);
     END(CUDA_SUCCESS);
 }
 

@@ -1,6 +1,6 @@
 /* Modules are PTX text. What the real driver's compiler refuses at its door is refused here too; a kernel runs when the
  * simulator knows it by name. */
-#include "cuda_common.h"
+#include "cuda_kernels.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -153,6 +153,10 @@ CUresult cuLaunchKernel(CUfunction handle, unsigned int grid_x, unsigned int gri
     uint64_t block = (uint64_t)block_x * block_y * block_z, grid = (uint64_t)grid_x * grid_y * grid_z;
     REQUIRE(grid > 0 && block > 0 && block <= 1024 && grid_y <= 65535 && grid_z <= 65535 && parameters && !extra,
             CUDA_ERROR_INVALID_VALUE);
-    REQUIRE(strcmp(function->name, "gpugate_burn") == 0, CUDA_ERROR_NOT_SUPPORTED);
-    END(burn_launch(s, context->device, grid * block, parameters));
+    REQUIRE(grid <= 0x7fffffff, CUDA_ERROR_INVALID_VALUE);
+    int is_burn = strcmp(function->name, "gpugate_burn") == 0;
+    REQUIRE(is_burn || strcmp(function->name, "gpugate_memory") == 0, CUDA_ERROR_NOT_SUPPORTED);
+    REQUIRE(block <= THREADS_A_BLOCK, CUDA_ERROR_LAUNCH_OUT_OF_RESOURCES); /* more than its registers are for */
+    REQUIRE(block == THREADS_A_BLOCK, CUDA_ERROR_NOT_SUPPORTED);           /* the simulator knows no other shape of them */
+    END((is_burn ? burn_launch : memtest_launch)(s, context->device, grid, parameters));
 }

@@ -131,16 +131,64 @@ static uint32_t clock_mhz(const struct sim_device *d, double share)
     return (uint32_t)(share * d->max_sm_mhz / 15 + 0.5) * 15;
 }
 
-/* `busy`: a kernel runs; `active`: at least somebody holds the GPU, which keeps its clocks up. */
-static void step(struct sim_device *d, double h, int busy, int active)
+static double full_w(const struct sim_device *d, double power_share)
 {
-    int loaded = busy || d->load_utilization > 0;
-    double burn_w = fmax(d->burn_power_share * d->power_max_w, d->idle_w);
-    double load_w = busy ? burn_w : fmax(d->load_power_share * d->power_max_w, d->idle_w);
+    return d->idle_w + power_share * fmax(d->burn_power_share * d->power_max_w - d->idle_w, 0);
+}
+
+double sim_clock_share(struct sim_device *d, double power_share)
+{
     uint64_t reasons;
-    /* what a burn would get now, kept for the next launch */
-    d->clock_share = choose_clock(d, burn_w, &reasons);
-    double share = busy ? d->clock_share : choose_clock(d, load_w, &reasons);
+    return choose_clock(d, full_w(d, power_share), &reasons);
+}
+
+void sim_enqueue(struct sim_state *s, struct sim_device *d, struct sim_work work)
+{
+    double start = fmax(d->busy_until, sim_now(s));
+    uint32_t first = 0, last;
+    while (first < d->queue_length && d->queue_until[first] <= s->model_time_s)
+        first++;
+    for (uint32_t i = first; i < d->queue_length; i++) {
+        d->queue_until[i - first] = d->queue_until[i];
+        d->queue_power_share[i - first] = d->queue_power_share[i];
+        d->queue_traffic[i - first] = d->queue_traffic[i];
+    }
+    d->queue_length -= first;
+    last = d->queue_length - 1;
+    if (d->queue_length == 0 || (d->queue_length < MAX_QUEUE && (fabs(d->queue_power_share[last] - work.power_share) > 1e-9 ||
+                                                                 fabs(d->queue_traffic[last] - work.traffic) > 1e-9)))
+        last = d->queue_length++;
+    d->queue_power_share[last] = work.power_share; /* like work, and what finds no room, makes the last one longer */
+    d->queue_traffic[last] = work.traffic;
+    d->queue_until[last] = d->busy_until = start + work.seconds;
+}
+
+void sim_stop_work(const struct sim_state *s, struct sim_device *d)
+{
+    d->busy_until = fmin(d->busy_until, s->model_time_s);
+    d->queue_length = 0;
+}
+
+/* What runs now, and until when; 0: nothing does. */
+static int running(const struct sim_device *d, double t, struct sim_work *work, double *until)
+{
+    if (d->busy_until <= t)
+        return 0;
+    uint32_t i = 0;
+    while (i + 1 < d->queue_length && d->queue_until[i] <= t)
+        i++;
+    *work = (struct sim_work){0, d->queue_power_share[i], d->queue_traffic[i]};
+    *until = fmin(d->queue_until[i], d->busy_until);
+    return 1;
+}
+
+/* `work`: what runs, or NULL; `active`: at least somebody holds the GPU, which keeps its clocks up. */
+static void step(struct sim_device *d, double h, const struct sim_work *work, int active)
+{
+    int loaded = work || d->load_utilization > 0;
+    double load_w = work ? full_w(d, work->power_share) : fmax(d->load_power_share * d->power_max_w, d->idle_w);
+    uint64_t reasons;
+    double share = choose_clock(d, load_w, &reasons);
     if (loaded) {
         d->event_reasons = reasons;
         d->sm_mhz = clock_mhz(d, share);
@@ -156,7 +204,7 @@ static void step(struct sim_device *d, double h, int busy, int active)
         }
     }
     d->power_mean_w = approach(d->power_mean_w, d->power_w, h, POWER_MEAN_TAU_S);
-    d->utilization = approach(d->utilization, busy ? 100 : d->load_utilization, h, UTILIZATION_TAU_S);
+    d->utilization = approach(d->utilization, work ? 100 : d->load_utilization, h, UTILIZATION_TAU_S);
     d->energy_j += d->power_w * h;
     d->temperature_c = approach(d->temperature_c, d->ambient_c + d->thermal_resistance * d->power_w, h, d->thermal_tau_s);
     double memory_c = d->temperature_c + d->memory_offset_c * d->power_w / d->power_max_w;
@@ -180,16 +228,18 @@ static void advance_device(struct sim_device *d, double t, double now)
     int settled = 0, was_busy = 0;
     for (int steps = 0; t < now; steps++) {
         double h = now - t, core = d->temperature_c, memory = d->memory_temperature_c;
-        int busy = d->busy_until > t;
+        struct sim_work work;
+        double until;
+        int busy = running(d, t, &work, &until);
         if (busy)
-            h = fmin(h, d->busy_until - t);
+            h = fmin(h, until - t);
         if (busy != was_busy)
             settled = 0;
         was_busy = busy;
         int idle = !busy && d->load_utilization <= 0; /* nothing controls its clock: any step is exact */
         if (!idle && !settled && steps < MOST_STEPS)
             h = fmin(h, STEP_S);
-        step(d, h, busy, active);
+        step(d, h, busy ? &work : NULL, active);
         settled = h >= STEP_S && fabs(d->temperature_c - core) < SETTLED_C &&
                   fabs(d->memory_temperature_c - memory) < SETTLED_C;
         t += fmax(h, 1e-9);

@@ -168,8 +168,8 @@ void sim_reap(struct sim_state *s, struct sim_device *d)
         struct sim_process *p = &d->process[i];
         if (p->pid == 0 || p->start_ticks == 0 || sim_start_ticks(p->pid) == p->start_ticks)
             continue;
-        if (d->busy_pid == p->pid && d->busy_until > s->model_time_s)
-            d->busy_until = s->model_time_s;
+        if (d->busy_pid == p->pid)
+            sim_stop_work(s, d);
         memset(p, 0, sizeof *p);
     }
 }

@@ -24,6 +24,17 @@ int sim_fault(const char *function, int gpu, int *code);
 /* Brings the model up to simulated time `now`. */
 void sim_advance(struct sim_state *s, double now);
 
+/* Work of a GPU: how long it takes, the power it would draw at full clock as a share of a full burn's, and how much of
+ * the memory's bandwidth it keeps busy. */
+struct sim_work {
+    double seconds, power_share, traffic;
+};
+/* After all work before it. */
+void sim_enqueue(struct sim_state *s, struct sim_device *d, struct sim_work work);
+void sim_stop_work(const struct sim_state *s, struct sim_device *d);
+/* Share of its clock that work of this power gets now. */
+double sim_clock_share(struct sim_device *d, double power_share);
+
 /* Frees what dead processes held on this GPU. */
 void sim_reap(struct sim_state *s, struct sim_device *d);
 

@@ -8,10 +8,11 @@ answered. Sources: nvml.h 13.5; which driver has what is in the header's own ver
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Union
+from typing import Any, Callable, NoReturn, Union
 
 import pynvml
 
@@ -37,6 +38,22 @@ MEMORY_TEMPERATURE, LINK_COUNT, REPLAYS, LINK_STATE, RECOVERY_ACTION = 82, 91, 9
 POWER_INSTANT, POWER_MIN, POWER_MAX, POWER_DEFAULT, POWER_ENFORCED, POWER_REQUESTED = 186, 187, 188, 189, 190, 192
 # Nanoseconds for which a reason held the clocks down, since the driver was loaded (nvml.h, R575).
 _REASON_TIMES = {"sw_power_cap": 74, "sw_thermal": 269, "hw_thermal": 270, "power_brake": 271}
+
+# Sensors by the names of a burn's series: the method that reads each, and the field that tells the same.
+_SENSORS = {
+    "temperature_c": "temperature",
+    "below_slowdown_c": "below_slowdown",
+    "memory_temperature_c": "memory_temperature",
+    "power_w": "power_draw",
+    "sm_mhz": "sm_clock",
+    "memory_mhz": "memory_clock",
+    "fan_percent": "fan",
+    "event_reasons": "event_reasons",
+    "pcie_generation": "pcie_generation",
+    "pcie_width": "pcie_width",
+    "pcie_replays": "pcie_replays",
+}
+_SENSOR_FIELDS = {"memory_temperature_c": MEMORY_TEMPERATURE, "power_w": POWER_INSTANT, "pcie_replays": REPLAYS}
 
 Number = Union[int, float]
 
@@ -150,35 +167,24 @@ class Device:
     def sensors(self, wanted: Sequence[str]) -> dict[str, Result[Number]]:
         """What the named sensors say at one moment, those that are field values in one call.
 
-        Names are temperature_c, below_slowdown_c, memory_temperature_c, power_w, sm_mhz, memory_mhz, fan_percent,
-        event_reasons (a bit mask), pcie_generation, pcie_width, pcie_replays. KeyError for any other.
+        Temperature is to be named before the degrees below slowdown, which may be counted from it. KeyError for a name
+        that is no sensor.
         """
-        fields: dict[str, tuple[int, Callable[[Any], Result[Number]]]] = {
-            "memory_temperature_c": (MEMORY_TEMPERATURE, float),
-            "power_w": (POWER_INSTANT, _to_watts),
-            "pcie_replays": (REPLAYS, int),
-        }
-        others: dict[str, Callable[[], Result[Number]]] = {
-            "temperature_c": self.temperature,
-            "below_slowdown_c": self.below_slowdown,
-            "memory_temperature_c": self.memory_temperature,
-            "power_w": self.power_draw,
-            "sm_mhz": self.sm_clock,
-            "memory_mhz": self.memory_clock,
-            "fan_percent": self.fan,
-            "event_reasons": self.event_reasons,
-            "pcie_generation": self.pcie_generation,
-            "pcie_width": self.pcie_width,
-            "pcie_replays": self.pcie_replays,
-        }
-        batch = [name for name in wanted if name in fields and name not in self._no_field]
+        batch = [name for name in wanted if name in _SENSOR_FIELDS and name not in self._no_field]
         found: dict[str, Result[Number]] = {}
-        for name, answer in zip(batch, self._fields([fields[name][0] for name in batch]) if batch else []):
-            if isinstance(answer, Gap) and answer.code in (*_ASK_ELSEWHERE, _INVALID_ARGUMENT):
+        for name, answer in zip(batch, self._fields([_SENSOR_FIELDS[name] for name in batch]) if batch else []):
+            if not isinstance(answer, Gap):
+                found[name] = answer / 1000 if name == "power_w" else answer
+            elif answer.code in (*_ASK_ELSEWHERE, _INVALID_ARGUMENT):
                 self._no_field.add(name)
             else:
-                found[name] = _map(answer, fields[name][1])
-        return {name: found[name] if name in found else others[name]() for name in wanted}
+                found[name] = answer
+        for name in wanted:
+            if name == "below_slowdown_c" and self._scale == "gpu_max" and "temperature_c" in found:
+                found[name] = self._below_gpu_max(found["temperature_c"])
+            elif name not in found:
+                found[name] = getattr(self, _SENSORS[name])()
+        return found
 
     # modes
 
@@ -279,14 +285,9 @@ class Device:
         )
 
     def temperature(self) -> Result[float]:
-        def by(name: str) -> Callable[[], Result[float]]:
-            return lambda: _map(self._whole(name, _GPU_SENSOR), float)
-
-        return self._first(
-            "temperature_c",
-            ("nvmlDeviceGetTemperatureV", by("nvmlDeviceGetTemperatureV")),
-            ("nvmlDeviceGetTemperature", by("nvmlDeviceGetTemperature")),
-        )
+        names = ("nvmlDeviceGetTemperatureV", "nvmlDeviceGetTemperature")
+        celsius = self._first_function("temperature_c", names, _GPU_SENSOR)
+        return celsius if isinstance(celsius, Gap) else float(celsius)
 
     def scale(self) -> Result[str]:
         """What `below_slowdown` is counted from: margin (the card's own), or gpu_max. Decided once: they never mix."""
@@ -312,10 +313,14 @@ class Device:
             self.answered_by["below_slowdown_c"] = "nvmlDeviceGetMarginTemperature"
             return _map(self._ask("nvmlDeviceGetMarginTemperature"), float)
         self.answered_by["below_slowdown_c"] = "nvmlDeviceGetTemperatureThreshold(GPU_MAX) - temperature"
-        gpu_max = self._gpu_max
-        if gpu_max is None:
+        return self._below_gpu_max(self.temperature())
+
+    def _below_gpu_max(self, temperature: Result[float]) -> Result[float]:
+        if isinstance(temperature, Gap):
+            return temperature
+        if self._gpu_max is None:
             return Gap("probe error: scale gpu_max was chosen without a threshold")
-        return _map(self.temperature(), lambda temperature: gpu_max - temperature)
+        return self._gpu_max - temperature
 
     def memory_temperature(self) -> Result[float]:
         return _map(self._field(MEMORY_TEMPERATURE), float)
@@ -351,14 +356,8 @@ class Device:
     def event_reasons(self) -> Result[int]:
         """The mask of reasons that hold the clocks down now (before R535 they were called throttle reasons)."""
 
-        def by(name: str) -> Callable[[], Result[int]]:
-            return lambda: _whole(name, self._ask(name), _NONE_64)
-
-        return self._first(
-            "event_reasons",
-            ("nvmlDeviceGetCurrentClocksEventReasons", by("nvmlDeviceGetCurrentClocksEventReasons")),
-            ("nvmlDeviceGetCurrentClocksThrottleReasons", by("nvmlDeviceGetCurrentClocksThrottleReasons")),
-        )
+        names = ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons")
+        return self._first_function("event_reasons", names, not_available=_NONE_64)
 
     def event_reason_times(self) -> Result[dict[str, int]]:
         """Nanoseconds since the driver was loaded by reason, all of them or a Gap (drivers before R575)."""
@@ -513,6 +512,17 @@ class Device:
             return [answer] * len(wanted)
         return [_field_value(value) for value in answer]
 
+    def _first_function(
+        self, fact: str, names: Sequence[str], *arguments: Any, not_available: int = _NONE_32
+    ) -> Result[int]:
+        """A whole number from the first of these functions that answers; once one did, from that one alone."""
+
+        def by(name: str) -> Callable[[], Result[int]]:
+            return lambda: _whole(name, self._ask(name, *arguments), not_available)
+
+        known = self.answered_by.get(fact)
+        return by(known)() if known else self._first(fact, *[(name, by(name)) for name in names])
+
     def _first(self, fact: str, *ways: tuple[str, Callable[[], Result[T]]]) -> Result[T]:
         """The first way's answer; the next way only where one does not exist for this driver or card.
 
@@ -548,34 +558,36 @@ def _ask(name: str, *arguments: Any) -> Any:
     """What pynvml's function answers, or a Gap. Code 7 is a list that grew between size and read: asked again."""
     global _calling  # NVML itself is one for the whole process
     _calling = name
-
-    def once() -> Any:
+    answer: Any = None
+    for _ in range(1 + _SIZE_RETRIES):
         try:
             return getattr(pynvml, name)(*arguments)
         except pynvml.NVMLError as error:
-            return Gap(printable(f"{name} answered {error.value} ({str(error).rstrip('.')})"), int(error.value))
-
-    answer = attempt(name, once)
-    for _ in range(_SIZE_RETRIES):
-        if not (isinstance(answer, Gap) and answer.code == _INSUFFICIENT_SIZE):
+            answer = Gap(printable(f"{name} answered {error.value} ({str(error).rstrip('.')})"), int(error.value))
+        except Exception as error:
+            return attempt(name, functools.partial(_raise, error))
+        if answer.code != _INSUFFICIENT_SIZE:
             break
-        answer = attempt(name, once)
     return answer
 
 
+def _raise(error: Exception) -> NoReturn:
+    raise error
+
+
 def _field_value(value: Any) -> Result[Number]:
-    where = _label(value.fieldId)
-    if value.nvmlReturn:
-        words = str(pynvml.NVMLError(value.nvmlReturn)).rstrip(".")
-        return Gap(printable(f"{where} answered {value.nvmlReturn} ({words})"), int(value.nvmlReturn))
-    member = _FIELD_TYPES.get(value.valueType)
+    code, kind = value.nvmlReturn, value.valueType
+    if code:
+        words = str(pynvml.NVMLError(code)).rstrip(".")
+        return Gap(printable(f"{_label(value.fieldId)} answered {code} ({words})"), int(code))
+    member = _FIELD_TYPES.get(kind)
     if member is None:
-        return Gap(f"{where} answered a value of a type that is not known: {value.valueType}")
+        return Gap(f"{_label(value.fieldId)} answered a value of a type that is not known: {kind}")
     number: Number = getattr(value.value, member)
-    if number == _UNSIGNED_NONE.get(value.valueType):
-        return Gap(f"{where} answered all ones, which stands for not available")
+    if number == _UNSIGNED_NONE.get(kind):
+        return Gap(f"{_label(value.fieldId)} answered all ones, which stands for not available")
     if not math.isfinite(number):
-        return Gap(f"{where} answered {number}, which is no finite number")
+        return Gap(f"{_label(value.fieldId)} answered {number}, which is no finite number")
     return number
 
 

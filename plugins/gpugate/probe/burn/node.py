@@ -38,7 +38,7 @@ class Watch:
     """What may end a burn from outside, and who wants to hear of it.
 
     `give_up_at` and `last_call` are readings of time.monotonic(): then to stop in good order, and to wait for no launch
-    any longer. `hangs_after_s`: the wall time that a launch may take. `told_to_stop`: whether somebody wants the burn to
+    any longer. `hangs_after_s`: the wall time that a launch may take. `told_to_stop`: does somebody want the burn to
     end. `beat` is called in every round, `tell` about once a second.
     """
 

@@ -17,8 +17,8 @@ POWER, CLOCK, MEMORY_CLOCK, FAN = "power_w", "sm_mhz", "memory_mhz", "fan_percen
 REASONS = "event_reasons"
 PCIE_GENERATION, PCIE_WIDTH, PCIE_REPLAYS = "pcie_generation", "pcie_width", "pcie_replays"
 SENSORS = (
-    HEADROOM,
     TEMPERATURE,
+    HEADROOM,
     MEMORY,
     POWER,
     CLOCK,

@@ -14,6 +14,7 @@ from ..errors import EvidenceError, ProbeError
 from ..evidence.frame import pack
 from ..evidence.request import ProbeRequest
 from . import build, loader
+from .burn import command
 from .collect import collect
 from .document import serialise
 from .node import Node
@@ -24,7 +25,7 @@ from .summary import summary
 DONE, FAILED, USAGE = 0, 1, 2
 _EPILOG = """exit codes:
   0  done; what could not be measured is named in the answer
-  1  not done: the settings were refused or did not stick, or no document could be made
+  1  not done: the settings were refused or did not stick, no document could be made, or a burn went wrong
   2  the command line or the request is wrong
   3  this Python is older than 3.9
 """
@@ -111,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     setting.add_argument("--request", metavar="FILE", required=True, help="what is wanted (- is standard input)")
     setting.add_argument("--check", action="store_true", help="change nothing, say what would be changed")
     setting.set_defaults(run=_settings)
+
+    command.add(commands, _everywhere, _read)
     return parser
 
 

@@ -6,11 +6,21 @@ from collections.abc import Iterator
 from typing import Any
 
 _GIB = 1024**3
+_UNKNOWN: dict[str, Any] = {}
 
 
 def summary(document: dict[str, Any]) -> str:
     """A few lines on host and driver, two a GPU, then every gap with its reason."""
-    return "\n".join([*_host(document), "", *_driver(document["driver"]), "", *_gpus(document), "", *_gaps(document)])
+    burn = document["burn"]
+    parts = [_host(document), _driver(document["driver"]), _gpus(document)]
+    if "gpus" in burn:
+        parts.append(_burn(burn))
+    return "\n".join(line for part in parts for line in [*part, ""]) + "\n" + "\n".join(_gaps(document))
+
+
+def burn_summary(burn: dict[str, Any]) -> str:
+    """How it ended and why, two lines a GPU, the node, then every gap with its reason. `burn` is a Burn's JSON data."""
+    return "\n".join([*_burn(burn), "", *_gaps(burn)])
 
 
 def _host(document: dict[str, Any]) -> Iterator[str]:
@@ -54,6 +64,68 @@ def _gpus(document: dict[str, Any]) -> Iterator[str]:
                 f"{len(processes) if isinstance(processes, list) else '?'} processes",
             ]
         )
+
+
+def _burn(burn: dict[str, Any]) -> Iterator[str]:
+    yield f"burn     {burn['id']}: {burn['work']}, {burn['seconds']:.1f} s of device time"
+    reasons: dict[str, list[str]] = {}
+    for index, gpu in enumerate(burn["gpus"]):
+        reasons.setdefault(f"{gpu['ended']}: {gpu['reason']}", []).append(f"GPU {index}")
+    for reason, gpus in reasons.items():
+        yield f"         {reason} ({', '.join(gpus) if len(reasons) > 1 else 'all GPUs'})"
+    for index, gpu in enumerate(burn["gpus"]):
+        yield f"GPU {index:<3}  {gpu['uuid']}: {gpu['ended']}, {gpu['seconds']:.1f} s, {_mismatches(gpu)}"
+        yield "         " + ", ".join(
+            [
+                f"{_settles(gpu['below_slowdown_c'])} C below slowdown once steady",
+                f"{_say(gpu['power_w'], '.0f')} W at {_say(gpu['sm_mhz'], '.0f')} MHz",
+                *_rates(gpu["rates"]),
+                _memory_test(gpu["memory_test"]),
+            ]
+        )
+    share, xids = burn["sampler_core_share"], burn["xids_gained"]
+    rates = [gpu["samples_per_s"] for gpu in burn["gpus"] if not isinstance(gpu["samples_per_s"], dict)]
+    yield (
+        f"node     {_say(min(rates) if rates else _UNKNOWN, '.1f')} samples a second of each GPU or more, "
+        f"{_say(share if isinstance(share, dict) else 100 * share, '.2f')} % of a core for that, {_say(xids)} Xids"
+    )
+
+
+def _settles(steady: dict[str, Any]) -> str:
+    if "unavailable" in steady:
+        return "?"
+    return f"{steady['value']:.1f} ({steady['low']:.1f} to {steady['high']:.1f})"
+
+
+def _rates(rates: dict[str, Any]) -> list[str]:
+    if "unavailable" in rates:
+        return ["rates ?"]
+    units = {"stream": "GB/s", "s8": "TOP/s"}
+    return [f"{work} {rate:.4g} {units.get(work, 'TFLOP/s')}" for work, rate in rates.items()]
+
+
+def _memory_test(test: dict[str, Any]) -> str:
+    if "unavailable" in test:
+        return "memory test ?"
+    part, free, pieces = _gib(test["tested_bytes"]), _gib(test["free_bytes"]), test["pieces"]
+    whole = "in one piece" if pieces == 1 else f"in {pieces} pieces"
+    return f"memory {part:.1f} of {free:.1f} GiB free tested {whole} at {_say(test['gb_per_s'], '.0f')} GB/s"
+
+
+def _mismatches(gpu: dict[str, Any]) -> str:
+    count, wrong = gpu["mismatches"], gpu["wrong"]
+    if isinstance(count, dict):
+        return "mismatches ?"
+    if not count:
+        return "no mismatch"
+    if not wrong or isinstance(wrong, dict):
+        return f"{count} MISMATCHES, none of them located"
+    first = wrong[0]
+    return (
+        f"{count} MISMATCHES, the first in {first['work']} on SM {first['sm']}, block {first['block']}, thread "
+        f"{first['thread']}, launch {first['launch']}, round {first['round']}, word {first['word']}: "
+        f"{first['expected']:#010x} xor {first['found']:#010x} = {first['expected'] ^ first['found']:#010x}"
+    )
 
 
 def _gaps(document: dict[str, Any]) -> Iterator[str]:

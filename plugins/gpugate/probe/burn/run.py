@@ -1,164 +1,127 @@
-"""Run a burn in a child process and take in what it says, whatever becomes of it."""
+"""Start a burn that outlives its starter, and follow it. Everybody who burns comes through here."""
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
+import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Callable
 
+from ...errors import ProbeError
 from ...evidence.facts import Gap
 from ...evidence.request import BurnRequest
-from ...evidence.types import Burn, BurnGpu, Memory, Mismatch, Samples, SteadyState
-from .. import nvml
-from ..cuda.fresh import Child
-from ..reading import printable, record
-from . import child as burner
+from ...evidence.types import Burn
+from ..cuda.fresh import detached, ending
+from ..reading import printable
+from . import keeper, runs
+from .live import line
+from .restore import gap_in, restored
+from .runs import Run
 
-_RETURNED_WITHIN_S = 2.0
-_RECORDS = {"below_slowdown_c": SteadyState, "memory_c": SteadyState, "first_mismatch": Mismatch}
+_LOOK_UP_EVERY_S = 0.1
+_REAP_S = 5.0
 
 
-def run_burn(request: BurnRequest, state_dir: Path, progress: Callable[[str], None]) -> Burn | Gap:
+def run_burn(
+    request: BurnRequest, state_dir: Path, progress: Callable[[str], None], root: Path = Path("/")
+) -> Burn | Gap:
     """Burn all GPUs of the node together; a Gap where they did not or must not burn, or where the burn was lost.
 
-    Refuses while any GPU has a process, and while another burn is under way on this node. Samples go to
-    `state_dir`/samples. `progress` gets a line for each GPU about every second.
+    Refuses while any GPU has a process, and while another burn is under way on this node. Whatever becomes of this
+    process, the burn comes to its own end, and its result to `state_dir`/burns. `progress` gets a line for each GPU
+    about every second. `root` is the node's, for its kernel log.
     """
-    with _alone(state_dir) as refusal:
-        return _burn(request, state_dir, progress) if refusal is None else refusal
+    begun = start(request, state_dir, root)
+    if isinstance(begun, Gap):
+        return begun
+
+    def look(live: dict[str, Any]) -> None:
+        for words in map(line, live["gpus"]) if live["gpus"] else filter(None, [live["words"]]):
+            progress(words)
+
+    return begun.follow(look)
 
 
-@contextlib.contextmanager
-def _alone(state_dir: Path) -> Iterator[Gap | None]:
-    """Keep other burns away, whoever asks for them, until this process ends or is done: None, or why not.
-
-    The lock is the state folder's; where that cannot be made, the folder's in which it would be.
-    """
-    with contextlib.suppress(OSError):  # storing the samples will tell
-        state_dir.mkdir(parents=True, exist_ok=True)
-    place = next(folder for folder in (state_dir, *state_dir.parents) if folder.is_dir())
-    lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
-    refusal = None
+def start(request: BurnRequest, state_dir: Path, root: Path = Path("/")) -> Begun | Gap:
+    """Start a burn and the keeper that brings it to its end; a Gap where the state folder cannot hold its result."""
     try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            refusal = Gap(f"the burn did not start: another one is under way on this node and locks {place}")
-        yield refusal
-    finally:
-        os.close(lock)
-
-
-def _burn(request: BurnRequest, state_dir: Path, progress: Callable[[str], None]) -> Burn | Gap:
-    adapter = nvml.start()
-    if isinstance(adapter, Gap):
-        return Gap(f"the burn did not start: {adapter.unavailable}", adapter.code)
-    try:
-        found = _idle_gpus(adapter)
-        if isinstance(found, Gap):
-            return Gap(f"the burn did not start: {found.unavailable}", found.code)
-        before = [device.memory() for device in found.values()]
-        task = {
-            "request": asdict(request),
-            "uuids": list(found),
-            "state_dir": str(state_dir),
-        }
-        told = _supervise(task, request.deadline_s, progress)
-        if isinstance(told, Gap):
-            return told
-        gpus = []
-        for device, memory, plain in zip(found.values(), before, told["gpus"]):
-            used = {"used_before_bytes": _used(memory), "used_after_bytes": _used_after(device, _used(memory))}
-            gpus.append(record(BurnGpu, **_restored(plain), **used))
-        samples = told["samples"]
-        return record(
-            Burn,
-            kernel=told["kernel"],
-            seconds=told["seconds"],
-            gpus=gpus,
-            samples=Gap(**samples) if "unavailable" in samples else Samples(**samples),
+        run = runs.create(state_dir, {"request": asdict(request), "root": str(root)})
+    except OSError as error:
+        where = error.filename or state_dir
+        return Gap(
+            printable(
+                f"the burn did not start: its result could not be kept, as {where} cannot be written: "
+                f"{os.strerror(error.errno or 0)}: make room, or name another --state-dir"
+            ),
+            error.errno,
         )
-    finally:
-        adapter.close()
-
-
-def _idle_gpus(adapter: nvml.Nvml) -> dict[str, nvml.Device] | Gap:
-    """Every GPU by UUID, none of them in use; else the Gap names the first that stands in the way."""
-    devices = adapter.devices()
-    if isinstance(devices, Gap):
-        return devices
-    if not devices:
-        return Gap("the driver has no GPU")
-    found = {}
-    for device in devices:
-        uuid = device.uuid()
-        if isinstance(uuid, Gap):
-            return Gap(f"GPU {device.index}: {uuid.unavailable}", uuid.code)
-        processes = device.processes()
-        if isinstance(processes, Gap):
-            return Gap(
-                f"GPU {device.index} ({uuid}): whether it is in use is not known: {processes.unavailable}",
-                processes.code,
-            )
-        users = [f"{process.pid} ({process.kind})" for process in processes if process.kind != "graphics"]
-        if users:
-            return Gap(
-                f"GPU {device.index} ({uuid}) is in use by process {', '.join(users)}: end it, or drain the node"
-            )
-        found[uuid] = device
-    return found
-
-
-def _supervise(task: dict[str, Any], deadline_s: float, progress: Callable[[str], None]) -> dict[str, Any] | Gap:
-    """The child's result; a Gap with its cause where there is none, and with the last that was heard of each GPU."""
-    deadline = time.monotonic() + deadline_s
-    result: dict[str, Any] | None = None
-    heard: dict[str, str] = {}
-    child = Child(burner.__name__, task)
+    lock = run.lock()
     try:
-        for message in child.messages(deadline, silence_s=deadline_s):
-            if "progress" in message:
-                line = str(message["progress"])
-                heard[line.split(":")[0]] = line
-                progress(line)
-            elif "gap" in message:
-                return Gap(str(message["gap"]))
-            else:
-                result = message["burn"]
+        process = detached(keeper.__name__, str(run.folder), lock, run.folder / "log")
+    except OSError as error:
+        run.remove()
+        return Gap(printable(f"the burn did not start: its keeper could not be started: {error}"), error.errno)
     finally:
-        failure = child.end()
-    if result is not None:
-        return result
-    cause = f"it did not end within {deadline_s:g} s" if child.overdue else failure or "it ended without a result"
-    return Gap(printable(f"the burn was lost: {cause}; last heard: {' | '.join(heard.values()) or 'nothing'}"))
+        os.close(lock)  # the keeper has it now
+    return Begun(run, process, time.monotonic() + keeper.longest(request))
 
 
-def _restored(plain: dict[str, Any]) -> dict[str, Any]:
-    """A GPU's facts from the child's JSON: gaps and records where they were."""
-    facts = dict(plain)
-    for name, value in plain.items():
-        if isinstance(value, dict) and value.keys() == {"unavailable", "code"}:
-            facts[name] = Gap(**value)
-        elif name in _RECORDS and value is not None:
-            facts[name] = _RECORDS[name](**value)
-    return facts
+class Begun:
+    """A burn that this process has started."""
+
+    def __init__(self, run: Run, process: subprocess.Popen[bytes], give_up_at: float) -> None:
+        self.run = run
+        self._process, self._give_up_at = process, give_up_at
+
+    def follow(self, look: Callable[[dict[str, Any]], object]) -> Burn | Gap:
+        """How the burn ended. Until then `look` gets what was last heard, each time that there is news."""
+        told = None
+        while True:
+            code = self._process.poll()  # before the result is looked for, which is written before the keeper ends
+            live = self.run.read("live")
+            if live and live["heard_unix_s"] != told:
+                told = live["heard_unix_s"]
+                look(live)
+            if found := outcome(self.run):
+                self._see_off()
+                return found
+            if code is not None:
+                return Gap(self.run.loss(ending(code) or "ended without a result"))
+            if time.monotonic() >= self._give_up_at:
+                return Gap(
+                    printable(
+                        f"the burn's keeper (pid {self._process.pid}) did not come to its end; "
+                        f"last heard: {self.run.heard()}; see `gpugate-probe burn status {self.run.id}`"
+                    )
+                )
+            time.sleep(_LOOK_UP_EVERY_S)
+
+    def begins(self) -> Gap | None:
+        """Wait until the GPUs are under load: None, or why they will not be."""
+        while self._process.poll() is None and self.run.state() == "starting":
+            time.sleep(_LOOK_UP_EVERY_S)
+        if self.run.state() in (runs.REFUSED, runs.LOST):
+            found = self.follow(lambda _: None)
+            return found if isinstance(found, Gap) else None
+        return None
+
+    def _see_off(self) -> None:
+        try:
+            self._process.wait(_REAP_S)
+        except subprocess.TimeoutExpired:
+            return
+        if self.run.state() == runs.REFUSED:  # it has been told, and must not push out what is worth keeping
+            self.run.remove()
 
 
-def _used(memory: Memory) -> int | Gap:
-    gap = memory.gap("used_bytes")
-    return memory.used_bytes if gap is None else gap
-
-
-def _used_after(device: nvml.Device, before: int | Gap) -> int | Gap:
-    """Memory in use after the burn; the driver may take a moment to free what a process that ended had held."""
-    give_up_at = time.monotonic() + _RETURNED_WITHIN_S
-    while True:
-        after = _used(device.memory())
-        if isinstance(after, Gap) or isinstance(before, Gap) or after <= before or time.monotonic() >= give_up_at:
-            return after
-        time.sleep(0.02)
+def outcome(run: Run) -> Burn | Gap | None:
+    """The result of a run; None while it has none."""
+    result = run.read("result")
+    if result is None:
+        return None
+    try:
+        return gap_in(result.get("burn")) or restored(Burn, result.get("burn"))
+    except ProbeError as error:
+        return Gap(printable(f"the result of burn {run.id} cannot be read: {error}"))

@@ -1,4 +1,4 @@
-"""Fresh child processes. CUDA is initialised only there: whatever it does to a process ends with that process."""
+"""Fresh processes. CUDA is initialised only there: whatever it does to a process ends with that process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Callable
 
 from ...errors import ProbeError
 from ..reading import printable
@@ -22,7 +23,9 @@ _START = (
 )
 _PR_SET_PDEATHSIG = 1
 _REAP_S = 5.0
+_LOOK_UP_EVERY_S = 0.2
 _MOST_STDERR = 2000
+_MOST_LINE = 4 * 1024**2
 
 
 def cleaned_environment() -> dict[str, str]:
@@ -32,37 +35,73 @@ def cleaned_environment() -> dict[str, str]:
     return kept
 
 
+def detached(module: str, argument: str, kept: int, log: Path) -> subprocess.Popen[bytes]:
+    """Start a fresh Python that runs `main()` of a module of the probe and that no terminal, session or parent ends.
+
+    It has no pipe to anybody: what it cannot help saying goes to `log`. Its sys.argv ends with `argument` and the
+    number of `kept`, the only descriptor that it inherits.
+    """
+    with os.fdopen(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "ab") as words:
+        return subprocess.Popen(
+            [*_command(module), argument, str(kept)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=words,
+            env=cleaned_environment(),
+            cwd="/",
+            pass_fds=[kept],
+            start_new_session=True,
+        )
+
+
+def ending(code: int) -> str | None:
+    """How a process ended in words, from its return code; None if well."""
+    if code < 0:
+        return f"was killed by signal {-code} ({signal.Signals(-code).name})"
+    return f"ended with status {code}" if code else None
+
+
 class Child:
     """A fresh Python process in its own process group that runs `main()` of a module of the probe.
 
     It reads one JSON value from standard input and writes JSON values, one a line, to standard output.
+    `overdue`: it was given up, at its deadline or, `silent`, because it said nothing for too long.
     """
 
     def __init__(self, module: str, task: Any) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _START, json.dumps(sys.path), module],
+            _command(module),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env=cleaned_environment(),
             start_new_session=True,
         )
-        self.overdue = False
+        self.overdue = self.silent = False
+        self._ended = False
+        self._deadline = float("inf")
         self._stderr = b""
         assert self._process.stdin is not None  # noqa: S101  # it is a pipe; for mypy
         with contextlib.suppress(BrokenPipeError), self._process.stdin as pipe:  # a child that died says so itself
             pipe.write(json.dumps({"parent": os.getpid(), "task": task}).encode())
 
-    def messages(self, deadline: float, silence_s: float) -> Iterator[Any]:
-        """What the child says until it ends, is silent for `silence_s`, or `time.monotonic()` reaches `deadline`."""
+    def messages(
+        self, deadline: float, silence_s: float, meanwhile: Callable[[], None] = lambda: None
+    ) -> Iterator[Any]:
+        """What the child says until it ends, is silent for `silence_s`, or `time.monotonic()` reaches `deadline`.
+
+        `meanwhile` is called a few times a second. Raises ProbeError where the child says what is no message.
+        """
         assert self._process.stdout is not None  # noqa: S101  # both are pipes; for mypy
         assert self._process.stderr is not None  # noqa: S101
+        self._deadline = min(self._deadline, deadline)
         with selectors.DefaultSelector() as selector:
             selector.register(self._process.stdout, selectors.EVENT_READ)
             selector.register(self._process.stderr, selectors.EVENT_READ)
-            rest, until = b"", min(deadline, time.monotonic() + silence_s)
+            rest, heard = b"", time.monotonic()
             while selector.get_map():
-                for key, _ in selector.select(max(0.0, until - time.monotonic())):
+                until = min(self._deadline, heard + silence_s)
+                for key, _ in selector.select(min(_LOOK_UP_EVERY_S, max(0.0, until - time.monotonic()))):
                     piece = os.read(key.fd, 65536)
                     if not piece:
                         selector.unregister(key.fileobj)
@@ -70,16 +109,25 @@ class Child:
                         self._stderr = (self._stderr + piece)[-_MOST_STDERR:]
                     else:
                         *lines, rest = (rest + piece).split(b"\n")
-                        until = min(deadline, time.monotonic() + silence_s)
+                        heard = time.monotonic()
                         for line in lines:
                             yield _message(line)
-                if time.monotonic() >= until:
-                    self.overdue = True
+                        if len(rest) > _MOST_LINE:
+                            raise ProbeError(f"the process said {len(rest)} bytes without an end of line")
+                meanwhile()
+                if time.monotonic() >= min(self._deadline, heard + silence_s):
+                    self.overdue, self.silent = True, time.monotonic() < self._deadline
                     return
+        self._ended = True
+
+    def stop(self, deadline: float) -> None:
+        """Ask it to end in good order (SIGTERM); it is given up at `deadline`."""
+        self._deadline = min(self._deadline, deadline)
+        self._process.terminate()
 
     def end(self) -> str | None:
-        """See the child off, by force if it still runs; how it failed in words, None if it ended well."""
-        hung = self.overdue or not self._ends(_REAP_S)
+        """See the child off, by force if it was not heard out; how it failed in words, None if it ended well."""
+        hung = not self._ended or not self._ends(_REAP_S)
         if hung:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -88,16 +136,14 @@ class Child:
             if pipe is not None:
                 pipe.close()
         if not gone:
-            return f"its process {self._process.pid} hangs in the kernel and cannot be killed"
-        code = self._process.returncode
+            return f"its process {self._process.pid} hangs in the kernel and cannot be killed: reboot the node"
         if hung:
             return "it did not end and was killed"
-        if code < 0:
-            return f"it was killed by signal {-code} ({signal.Signals(-code).name})"
-        if code > 0:
+        words = ending(self._process.returncode)
+        if words and self._process.returncode > 0:
             last = self._stderr.decode("utf-8", "backslashreplace").strip().rsplit("\n", 1)[-1]
-            return printable(f"it ended with status {code}: {last or 'no message'}")
-        return None
+            words = printable(f"{words}: {last or 'no message'}")
+        return words and f"it {words}"
 
     def _ends(self, within_s: float) -> bool:
         try:
@@ -105,6 +151,11 @@ class Child:
         except subprocess.TimeoutExpired:
             return False
         return True
+
+
+def _command(module: str) -> list[str]:
+    places = [os.path.abspath(place) for place in sys.path]  # noqa: PTH100  # a Path knows no empty name
+    return [sys.executable, "-c", _START, json.dumps(places), module]
 
 
 def _message(line: bytes) -> Any:

@@ -135,7 +135,8 @@ class _Domain:
             if unit.name != "nodes":
                 parts.append(f"it needs {unit.text(need)}")
             if self._keeping:
-                parts.append(f"asked earlier: {_some([other.node for other in self._keeping[:_SHOWN]], len(self._keeping))}")
+                earlier = [other.node for other in self._keeping[:_SHOWN]]
+                parts.append(f"asked earlier: {_some(earlier, len(self._keeping))}")
             if most != unit.cap(wish.domains[name]):
                 parts.append(f"{unit.text(most)} is the cap of {whose}, the smallest counts")
             return f"power domain {name}: " + "; ".join(parts)

@@ -66,3 +66,20 @@ def test_evidence_that_cannot_be_kept(slow: Project) -> None:
     assert "evidence cannot be kept below" in done.stdout
     assert "Traceback" not in done.stdout
     assert running(slow.folder) == []
+
+
+def test_a_corrupt_state_store_lets_no_capped_host_burn(slow: Project) -> None:
+    """The project's own state store is state/gpugate.sqlite; where it is corrupt, hosts that need it are MISSING."""
+    inventory = json.loads((slow.folder / "hosts.json").read_text())
+    inventory["gpu_fleet"]["vars"] |= {"gpugate_power_domain": ["rack7"], "gpugate_burn_nodes_at_once": 1}
+    (slow.folder / "hosts.json").write_text(json.dumps(inventory))
+    (slow.folder / "state").mkdir()
+    (slow.folder / "state" / "gpugate.sqlite").write_bytes(b"no database" * 500)
+    done = subprocess.run(
+        slow.command(replay=False), cwd=slow.folder, env=slow.env, capture_output=True, text=True, timeout=DEADLINE_S,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED, done.stdout
+    assert slow.outcomes() == {"mine.it gpu0": "MISSING", "mine.it gpu1": "MISSING"}
+    assert f"the state store {slow.folder}/state/gpugate.sqlite is corrupt" in done.stdout
+    assert running(slow.folder) == []

@@ -29,3 +29,16 @@ def test_empty_group_is_an_error(inventory: str, pattern: str) -> None:
 def test_nobody_to_leave_out_is_no_error(inventory: str) -> None:
     """An empty group may be excluded: nobody is drained today."""
     assert [target.name for target in resolve("rack1:!drained", inventory)] == ["gpu0", "gpu1"]
+
+
+def test_state_file_is_absolute(inventory: str) -> None:
+    """gpugate_state_file names one file wherever pytest was started; a relative path is an error."""
+    document = json.loads(Path(inventory).read_text())
+    for value, known in (("/srv/gpugate/state.sqlite", Path("/srv/gpugate/state.sqlite")), ("state.sqlite", None)):
+        document["all"]["vars"]["gpugate_state_file"] = value
+        Path(inventory).write_text(json.dumps(document))
+        if known is not None:
+            assert {target.state_file for target in resolve("rack1", inventory)} == {known}
+        else:
+            with pytest.raises(InventoryError, match=r"gpugate_state_file: 'state\.sqlite' is no absolute path"):
+                resolve("rack1", inventory)

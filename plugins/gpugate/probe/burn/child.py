@@ -56,7 +56,6 @@ def _burn(task: dict[str, Any], request: BurnRequest, told: threading.Event) -> 
     cuda = Cuda()
     watchdog = Watchdog(cuda, patience, min(_NVML_HANGS_AFTER_S, request.deadline_s / 4))
     gpus = _prepare(cuda, request, task["uuids"], watchdog)
-    loaded = time.monotonic()
     outcome = burn(
         gpus,
         request,
@@ -69,7 +68,6 @@ def _burn(task: dict[str, Any], request: BurnRequest, told: threading.Event) -> 
             tell=lambda: _tell(gpus),
         ),
     )
-    wall_s = time.monotonic() - loaded
     facts = []
     for gpu in gpus:
         watchdog.beat()
@@ -84,7 +82,7 @@ def _burn(task: dict[str, Any], request: BurnRequest, told: threading.Event) -> 
         "seconds": outcome.seconds,
         "gpus": facts,
         "samples": to_json(samples),
-        "sampler_core_share": sum([gpu.sampling_s for gpu in gpus]) / wall_s,
+        "sampler_core_share": outcome.sampler_core_share,
     }
 
 

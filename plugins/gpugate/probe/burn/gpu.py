@@ -82,7 +82,7 @@ class BurningGpu:
     def __init__(self, cuda: Cuda, handle: int, device: Device, uuid: str, request: BurnRequest) -> None:
         self.uuid, self.device, self._request = uuid, device, request
         self.stopped, self.phase = "", RAMP
-        self.seconds = self.mix_s = self.sampling_s = 0.0
+        self.seconds = self.mix_s = 0.0
         self.answer, self.located = NO_ANSWER, list[Mismatch]()
         self.latest: dict[str, float] = {}  # rates of the latest launch, by work, in units a second
         self.times_after: Result[dict[str, int]] | None = None
@@ -150,20 +150,28 @@ class BurningGpu:
             self._fill()
 
     def step(self) -> bool:
-        """Take in what has completed, queue anew and sample; False when nothing has completed. Raises Abort."""
+        """Take in what has completed and queue anew; False when nothing has completed. Raises Abort."""
         if self.done:
             return False
         with self._blame():
             self._kernels.select()
             taken = self._take()
             self._fill()
-        if not taken:
-            return False
-        if self._plan is not None:
-            self._sample()
-        if self.phase in (RATES, MEMORY):
-            self._end_times()
-        return True
+        return taken
+
+    def sample(self) -> None:
+        """Read the sensors, after a step that took something in. Raises Abort where that cannot go on."""
+        if self._plan is None:
+            return  # what is queued runs out, and the card cools down
+        mixing = self.phase in (RAMP, MIX)
+        series = self.series if mixing else self.series_after_mix
+        with self.asking_nvml():
+            series.sample(self.seconds, self._busy_s)
+            if not mixing:
+                self._end_times()
+        lost = series.lost()
+        if lost is not None:
+            raise Abort(f"{self.name} cannot be watched any longer: {lost.unavailable}")
 
     def end_mix(self) -> None:
         """Go on to the rates and the memory test."""
@@ -177,7 +185,8 @@ class BurningGpu:
         """End this GPU's own burn; the others go on."""
         self.stopped = reason
         self.wind_up()
-        self._end_times()
+        with self.asking_nvml():
+            self._end_times()
 
     def look(self) -> None:
         """Read what only shows under load and needs no dense sampling."""
@@ -186,12 +195,10 @@ class BurningGpu:
 
     @contextmanager
     def asking_nvml(self) -> Iterator[None]:
-        """NVML is asked about this GPU: for the watchdog, and for the account of the sampling's processor time."""
-        begun = time.thread_time()
+        """NVML is asked about this GPU: for the watchdog."""
         self._cuda.calling, self._cuda.serving = NVML, self.name
         yield
         self._cuda.calling = "no function"
-        self.sampling_s += time.thread_time() - begun
 
     def rates(self) -> dict[str, float] | Gap:
         """Tera-operations a second by work, of stream 10^9 bytes a second; a Gap unless every work was measured."""
@@ -210,19 +217,10 @@ class BurningGpu:
         """What the memory test showed, or why there is nothing to show."""
         return Gap(f"the memory was not tested: {self.stopped}") if self.stopped else self._memory.result()
 
-    def _sample(self) -> None:
-        series = self.series if self.phase in (RAMP, MIX) else self.series_after_mix
-        with self.asking_nvml():
-            series.sample(self.seconds, self._busy_s)
-        lost = series.lost()
-        if lost is not None:
-            raise Abort(f"{self.name} cannot be watched any longer: {lost.unavailable}")
-
     def _end_times(self) -> None:
         """The mix is over: read how long which reason held the clocks in it."""
         if self.times_after is None:
-            with self.asking_nvml():
-                self.times_after = self.device.event_reason_times()
+            self.times_after = self.device.event_reason_times()
 
     # the plan
 

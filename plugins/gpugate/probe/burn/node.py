@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Callable
 
@@ -26,11 +27,15 @@ class Hung(ProbeError):
 
 @dataclass(frozen=True)
 class Outcome:
-    """How the burn ended: settled, maximum or aborted, why, and the device seconds that the mix took."""
+    """How the burn ended: settled, maximum or aborted, why, and the device seconds that the mix took.
+
+    `sampler_core_share`: the processor time of all sampling over the wall time of the burn.
+    """
 
     ended: str
     reason: str
     seconds: float
+    sampler_core_share: float
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,7 @@ def burn(gpus: Sequence[BurningGpu], request: BurnRequest, watch: Watch) -> Outc
 
     Raises Hung where a launch does not come to its end.
     """
+    began = time.monotonic()
     crew = _Crew(gpus, request, watch)
     try:
         ended, reason = crew.mix()
@@ -66,7 +72,8 @@ def burn(gpus: Sequence[BurningGpu], request: BurnRequest, watch: Watch) -> Outc
     if late and ended != "aborted":  # what the last launches show counts as much as what the first ones show
         ended, reason = "aborted", late
     watch.tell()
-    return Outcome(ended, reason, max(gpu.mix_s for gpu in gpus))
+    share = crew.sampling_s / (time.monotonic() - began)
+    return Outcome(ended, reason, max(gpu.mix_s for gpu in gpus), share)
 
 
 class _Crew:
@@ -77,6 +84,7 @@ class _Crew:
         self._waiting = list(gpus)
         self._burning: list[BurningGpu] = []
         self._pause, self._told = _Pause(), time.monotonic()
+        self.sampling_s = 0.0
 
     def mix(self) -> tuple[str, str]:
         """The mix, up to its own end: settled or maximum, and why. Raises Abort."""
@@ -95,7 +103,8 @@ class _Crew:
                 unseen = list(self._burning)
             if unseen:  # one GPU a round, so that no launch waits for eight fits
                 gpu = unseen.pop()
-                gpu.look()
+                with self._sampling():
+                    gpu.look()
                 if seconds < request.min_s:
                     continue
                 if not is_decided(gpu, request):
@@ -143,10 +152,15 @@ class _Crew:
     def _round(self) -> int:
         """Serve every GPU once; how many had something. Raises Abort."""
         self._watch.beat()
-        served = 0
-        for gpu in list(self._burning):
-            served += gpu.step()
+        served = []
+        for gpu in self._burning:
+            if gpu.step():
+                served.append(gpu)
             self._insist(gpu)
+        with self._sampling():
+            for gpu in served:
+                gpu.sample()
+        for gpu in list(self._burning):
             heat = _too_hot(gpu, self._request)
             if heat:
                 gpu.stop(heat)
@@ -160,7 +174,13 @@ class _Crew:
             raise Abort("it was told to stop")
         if now >= self._watch.give_up_at:
             raise Abort(f"the deadline of {self._request.deadline_s:g} s (wall) came before the burn's own end")
-        return served
+        return len(served)
+
+    @contextlib.contextmanager
+    def _sampling(self) -> Iterator[None]:
+        begun = time.thread_time()
+        yield
+        self.sampling_s += time.thread_time() - begun
 
     def _insist(self, gpu: BurningGpu) -> None:
         waiting = gpu.waiting_s
@@ -195,7 +215,7 @@ def _too_hot(gpu: BurningGpu, request: BurnRequest) -> str:
 class _Pause:
     """Sleeps a small part of what a launch takes on the wall, as seen from here: neither spins nor starves a GPU."""
 
-    _PART, _LEAST_S, _MOST_S = 0.25, 0.0002, 0.02
+    _PART, _LEAST_S, _MOST_S = 0.5, 0.0002, 0.04
 
     def __init__(self) -> None:
         self._launch_s, self._since = LAUNCH_S, time.monotonic()

@@ -14,7 +14,7 @@ TURING, AMPERE, ADA, HOPPER, BLACKWELL = 6, 7, 8, 9, 10  # nvmlDeviceArchitectur
 
 @dataclass(frozen=True)
 class Board:
-    """What is the same on every board of a kind. W, MiB, MHz, degrees Celsius; TFLOP/s of plain FP32, all of a data sheet."""
+    """What is the same on every board of a kind. W, MiB, MHz, degrees Celsius; TFLOP/s and GB/s of a data sheet."""
 
     name: str  # as the driver says it
     architecture: int

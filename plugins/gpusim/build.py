@@ -22,7 +22,7 @@ from .exports import Driver, driver_named
 
 DEFAULT_BUILD_DIR = Path(".gpusim/build")
 _SOURCES = Path(__file__).parent / "driver"
-_SHARED = ("sim.c", "model.c")
+_SHARED = ("sim.c", "model.c", "heat.c", "queue.c")
 BECOME = "libgpusim-become.so"  # what a node's sudo preloads
 _FLAGS = [
     *("-std=c11", "-D_GNU_SOURCE", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"),

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from .errors import unknown
+from .errors import GpusimError, unknown
 
 if TYPE_CHECKING:
     from .state import NodeState
@@ -50,6 +50,18 @@ def _resistance_for(celsius: float) -> Callable[[NodeState, int], None]:
     def more(node: NodeState, gpu: int) -> None:
         ambient, power = _number(node, gpu, "ambient_c"), _number(node, gpu, "power_max_w")
         node.set(f"gpu.{gpu}.thermal_resistance", (celsius - ambient) / power)
+
+    return more
+
+
+def _neighbours_for(celsius: float) -> Callable[[NodeState, int], None]:
+    """Let the inlet rise by `celsius` when all other GPUs draw their maximum limit."""
+
+    def more(node: NodeState, gpu: int) -> None:
+        if node.gpus == 1:
+            raise GpusimError("hot_neighbours: this node has one GPU, and nobody to heat it")
+        others_w = (node.gpus - 1) * _number(node, gpu, "power_max_w")
+        node.set(f"gpu.{gpu}.neighbour_c_per_w", celsius / others_w)
 
     return more
 
@@ -173,10 +185,16 @@ FAULTS: dict[str, Fault] = {
     "fouled_heatsink": Fault("the heat sink takes far too little: slowdown within a burn", more=_resistance_for(112)),
     "warm_heatsink": Fault("hot, without slowing down in a short burn", more=_resistance_for(84)),
     "fan_failed": Fault("hot inlet and less flow", {"ambient_c": 45}, more=_scale("thermal_resistance", 1.35)),
+    "fan_ramps": Fault(
+        "fans that follow slowly: it gets hotter than where it settles", {"fan_count": 2, "fan_slew_percent_per_s": 0.5}
+    ),
+    "fan_stuck": Fault("fans that stay at 30%: slowdown at full power", {"fan_count": 2, "fan_max_percent": 30}),
+    "hot_neighbours": Fault("the other GPUs' waste heat reaches its inlet: 18 C more", more=_neighbours_for(18)),
     "hot_memory": Fault("the memory is far above the core", {"memory_offset_c": 42}),
     "hot_inlet": Fault("inlet of 40 C", {"ambient_c": 40}),
     "sensor_stuck": Fault("the temperature never changes", {"sensor_stuck": True, "sensor_stuck_c": 30}),
     "sensor_noise": Fault("the temperature jumps by 8 K", {"sensor_noise_c": 8}),
+    "power_noise": Fault("the power that is read jumps by 40 W", {"power_noise_w": 40}),
     # power and settings
     "power_brake": Fault("external power brake (reason 0x80)", {"power_brake": True}),
     "power_cap": Fault("capped from outside: requested right, enforced low", more=_cap),
@@ -204,7 +222,9 @@ FAULTS: dict[str, Fault] = {
     "slow_gpu": Fault("12% slower than its siblings", {"speed_factor": 0.88}),
     # launches
     "launch_hangs": Fault("launches never end, from a process's 21st on", {"hang_launch": True}),
-    "lost_under_load": Fault("falls off the bus in mid-burn, with a process's 31st launch", {"lost_after_launches": 30}),
+    "lost_under_load": Fault(
+        "falls off the bus in mid-burn, with a process's 31st launch", {"lost_after_launches": 30}
+    ),
     # memory and processes
     "memory_leaked": Fault("memory in use without any process", {"memory_leaked_mib": 3000}),
     "memory_leaking": Fault("memory in use grows", {"memory_leak_mib_per_s": 20}),

@@ -223,7 +223,8 @@ class NodeState:
                         _copy(good, device, field)
                 device.launches = 0
                 if device.temperature_c >= device.shutdown_c:  # a board that shut itself down has cooled
-                    device.temperature_c = device.memory_temperature_c = device.ambient_c
+                    device.temperature_c = device.sink_c = device.memory_temperature_c = device.ambient_c
+                    device.die_rise_c = 0.0
                 for slot in device.process:
                     if slot.start_ticks == 0:
                         ctypes.memset(ctypes.byref(slot), 0, ctypes.sizeof(Process))
@@ -351,7 +352,12 @@ def _fill_device(d: Device, board: Board, index: int, digest: bytes) -> None:
     d.thermal_resistance = board.thermal_resistance * (1 + 0.08 * spread)
     d.has_memory_sensor, d.has_margin = board.memory_max_c is not None, board.has_margin
     d.memory_offset_c = 9.0 if d.has_memory_sensor else 0.0
-    d.temperature_c = d.ambient_c + d.thermal_resistance * d.power_w
+    d.die_share, d.die_tau_s, d.neighbour_tau_s = 0.25, 1.5, 15.0
+    d.die_rise_c = d.thermal_resistance * d.die_share * d.power_w
+    d.sink_c = d.ambient_c + d.thermal_resistance * (1 - d.die_share) * d.power_w
+    d.temperature_c = d.sink_c + d.die_rise_c
+    d.fan_idle_percent, d.fan_max_percent, d.fan_target_c = 30.0, 100.0, 60.0
+    d.fan_percent, d.fan_percent_per_c, d.fan_slew_percent_per_s = d.fan_idle_percent, 4.0, 5.0
     d.memory_temperature_c = d.temperature_c + d.memory_offset_c * d.power_w / d.power_max_w
     d.slowdown_c, d.hw_slowdown_c, d.shutdown_c = board.slowdown_c, board.hw_slowdown_c, board.shutdown_c
     d.memory_max_c = board.memory_max_c or 0.0

@@ -20,7 +20,7 @@ def driver_build(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_node(tmp_path: Path, driver_build: Path) -> Iterator[MakeNode]:
-    """Makes nodes: board, number of GPUs, driver, time scale."""
+    """Makes nodes: board, number of GPUs, driver, time scale, name, seed."""
 
     def make(
         board: str = "H100-SXM5-80GB",
@@ -28,10 +28,11 @@ def make_node(tmp_path: Path, driver_build: Path) -> Iterator[MakeNode]:
         driver: str = "580",
         time_scale: float = 1.0,
         name: str = "node",
+        seed: int = 0,
     ) -> DriverNode:
         libdir = tmp_path / name
         install_driver(libdir, driver, build_dir=driver_build)
-        state = create_node_state(libdir / "gpusim.state", name, board, gpus, driver, time_scale=time_scale)
+        state = create_node_state(libdir / "gpusim.state", name, board, gpus, driver, time_scale=time_scale, seed=seed)
         return DriverNode(libdir, state)
 
     yield make

@@ -6,6 +6,7 @@ import ctypes
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,3 +57,22 @@ class DriverNode:
 
 
 MakeNode = Callable[..., DriverNode]
+
+
+def load(node: DriverNode, gpu: int = 0, **keys: float) -> None:
+    """Put a load on a GPU that is as much as a full burn, from outside the simulated CUDA."""
+    for key, value in {"load_utilization": 100, "load_power_share": 0.97, **keys}.items():
+        node.state.set(f"gpu.{gpu}.{key}", value)
+
+
+def let_pass(node: DriverNode, seconds: float, gpu: int = 0) -> dict[str, Any]:
+    """Let simulated time pass, at least so much, and show the GPU."""
+    handle = node.gpu(gpu)
+    start = node.state.show()["model_time_s"]
+    deadline = time.monotonic() + 30
+    while node.state.show()["model_time_s"] < start + seconds:
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+        pynvml.nvmlDeviceGetName(handle)
+    shown: dict[str, Any] = node.state.show()["gpu"][gpu]
+    return shown

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import random
 import struct
 
 import pynvml
@@ -120,13 +119,13 @@ def test_work_in_the_queue_keeps_its_own_power(make_node: MakeNode) -> None:
     """A cool work waits behind a hot one and lowers the power when its turn comes, not before."""
     node = make_node(gpus=1, time_scale=20)
     burn = Burn(node.cuda())
-    burn.launch(seconds=10)
+    burn.launch(seconds=30)
     burn.launch("stream", chunks=4, seconds=10)
     gpu = node.gpu()
     seen = []
     while burn.cuda.library.cuStreamQuery(None) == 600:
         seen.append(round(pynvml.nvmlDeviceGetFieldValues(gpu, [186])[0].value.uiVal / 1000))
-    assert set(seen[:10]) == {679}
+    assert seen[0] == 679
     assert seen[-1] == round(70 + 0.6 * (679 - 70))
     burn.close()
 
@@ -137,8 +136,8 @@ def test_a_burn_takes_device_time_and_heats(make_node: MakeNode) -> None:
     burn = Burn(node.cuda())
     assert burn.seconds(burn.launch) == pytest.approx(0.085, rel=0.01)
     gpu = node.gpu()
-    for _ in range(700):
-        burn.launch()
+    for _ in range(30):
+        burn.launch(seconds=2)
     end = burn.cuda.event()
     burn.cuda.call("cuEventRecord", end, None)
     assert burn.cuda.library.cuEventQuery(end) == 600
@@ -163,7 +162,7 @@ def test_a_wrong_golden_word_is_found_where_it_is(make_node: MakeNode, board: st
     if not region:
         assert (board, work) == (T4, "bf16")
         return
-    number, lane = random.Random(f"{board}{work}").randrange(4), 9
+    number, lane = len(work + board) % 4, 9
     word, rows, before = {
         ("fma", T4): (5, 17, 8), ("fma", H100): (5, 17, 8),
         ("f16", T4): (27, 4 * 2 + 4 + 64, 12), ("f16", H100): (27, 4 * 4 + 4 * 2 + 64, 24),
@@ -320,15 +319,16 @@ def test_a_stream_that_was_not_filled_is_wrong_everywhere(make_node: MakeNode) -
 
 
 def test_addresses_are_checked(make_node: MakeNode) -> None:
-    """Buffers that are too small or not there answer 700, crooked ones 716; other shapes than the kernels' are refused."""
+    """Buffers that are too small or not there answer 700, crooked ones 716; blocks that do not fit are refused."""
     burn = Burn(make_node(gpus=1).cuda())
     small = burn.allocate(64)
-    for addresses, code in (
+    cases: list[tuple[dict[str, int], int]] = [
         ({"result": small}, 700), ({"tables": small}, 700), ({"tables": 64}, 700), ({"stream": small}, 700),
         ({"progress": small}, 700), ({"chunks": 2**50}, 700), ({"stream": burn.stream + 4}, 716),
-    ):  # fmt: skip
+    ]  # fmt: skip
+    for addresses, code in cases:
         with pytest.raises(CudaError) as caught:
-            burn.launch(**addresses)
+            burn.launch(**addresses)  # type: ignore[arg-type]  # only addresses
         assert caught.value.code == code, addresses
     with pytest.raises(CudaError) as caught:
         burn.cuda.call("cuLaunchKernel", burn.kernel, 1, 1, 1, 1024, 1, 1, 0, None, (ctypes.c_void_p * 9)(), None)

@@ -43,7 +43,7 @@ def test_a_pattern_is_what_can_be_read(make_node: MakeNode, kind: int, seed: int
 
 
 def test_moving_inversions_over_all_of_the_memory_cost_the_host_nothing(make_node: MakeNode) -> None:
-    """95% of what is free, up and down, every pattern; no mismatch; the time is the memory's; no host memory is used."""
+    """95% of what is free, up and down, every pattern: no mismatch, in the memory's time, without host memory."""
     burn = Burn(make_node(gpus=1, time_scale=1000).cuda(), chunks=1)
     unused, total = ctypes.c_size_t(), ctypes.c_size_t()
     burn.cuda.call("cuMemGetInfo_v2", ctypes.byref(unused), ctypes.byref(total))

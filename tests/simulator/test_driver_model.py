@@ -1,70 +1,33 @@
-"""The model: heat, power, clocks, in simulated time. A load is set by a key; time is moved by the time scale."""
+"""The model: power, clocks and limits, in simulated time. A load is set by a key."""
 
 from __future__ import annotations
 
-import math
 import time
-from typing import Any
 
 import pynvml
 import pytest
-from driver_node import DriverNode, MakeNode
+from driver_node import MakeNode, let_pass, load
 from gpusim.boards import BOARDS
-
-FULL = {"load_utilization": 100, "load_power_share": 0.97}
-
-
-def _load(node: DriverNode, gpu: int = 0, **keys: float) -> None:
-    for key, value in {**FULL, **keys}.items():
-        node.state.set(f"gpu.{gpu}.{key}", value)
-
-
-def _pass(node: DriverNode, seconds: float, gpu: int = 0) -> dict[str, Any]:
-    """Let simulated time pass, at least so much, and show the GPU."""
-    handle = node.gpu(gpu)
-    start = node.state.show()["model_time_s"]
-    deadline = time.monotonic() + 30
-    while node.state.show()["model_time_s"] < start + seconds:
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
-        pynvml.nvmlDeviceGetName(handle)
-    shown: dict[str, Any] = node.state.show()["gpu"][gpu]
-    return shown
 
 
 @pytest.mark.parametrize("name", BOARDS)
 def test_a_healthy_board_settles_between_62_and_72_degrees(make_node: MakeNode, name: str) -> None:
     """At full load with a normal inlet, with no thermal reason and full clock."""
     node = make_node(name, gpus=1, time_scale=2000)
-    _load(node, load_power_share=1.0)
-    gpu = _pass(node, 300)
+    load(node, load_power_share=1.0)
+    gpu = let_pass(node, 300)
     assert 62 <= gpu["temperature_c"] <= 72
     assert gpu["event_reasons"] & ~0x4 == 0
     assert gpu["power_w"] == pytest.approx(gpu["power_max_w"], rel=0.01)
-
-
-def test_heat_rises_with_the_time_constant(make_node: MakeNode) -> None:
-    """The temperature follows ambient + R x P x (1 - exp(-t / tau)) in device time."""
-    node = make_node(gpus=1, time_scale=200)
-    first = _pass(node, 1)
-    node.state.set("time_scale", 20)
-    _load(node)
-    start = node.state.show()["model_time_s"]
-    gpu = _pass(node, 10)
-    passed = node.state.show()["model_time_s"] - start
-    settled = gpu["ambient_c"] + gpu["thermal_resistance"] * gpu["power_w"]
-    expected = settled + (first["temperature_c"] - settled) * math.exp(-passed / gpu["thermal_tau_s"])
-    assert gpu["temperature_c"] == pytest.approx(expected, abs=1.0)
-    assert expected < settled - 5
 
 
 def test_a_fouled_heat_sink_slows_the_clock(make_node: MakeNode) -> None:
     """Above margin 0 the clock and the power fall, reason 0x20 stands and its time counts; the sibling stays well."""
     node = make_node(time_scale=1000)
     node.state.apply("fouled_heatsink", gpu=1)
-    _load(node, 0)
-    _load(node, 1)
-    fouled = _pass(node, 200, gpu=1)
+    load(node, 0)
+    load(node, 1)
+    fouled = let_pass(node, 200, gpu=1)
     healthy = node.state.show()["gpu"][0]
     assert fouled["temperature_c"] > 86.9
     assert fouled["event_reasons"] & 0x20
@@ -79,8 +42,8 @@ def test_a_warm_heat_sink_does_not_throttle_yet(make_node: MakeNode) -> None:
     """It settles below the slowdown, so that only a prediction or a margin shows it."""
     node = make_node(gpus=1, time_scale=1000)
     node.state.apply("warm_heatsink")
-    _load(node)
-    gpu = _pass(node, 200)
+    load(node)
+    gpu = let_pass(node, 200)
     assert 78 < gpu["temperature_c"] < 87
     assert gpu["sw_thermal_s"] == 0
 
@@ -90,8 +53,8 @@ def test_hardware_slows_down_when_software_does_not_suffice(make_node: MakeNode)
     node = make_node(gpus=1, time_scale=1000)
     node.state.set("gpu.0.ambient_c", 60)
     node.state.set("gpu.0.thermal_resistance", 0.08)
-    _load(node)
-    gpu = _pass(node, 100)
+    load(node)
+    gpu = let_pass(node, 100)
     assert gpu["hw_thermal_s"] > 1
     status = pynvml.nvmlDeviceGetViolationStatus(node.gpu(), pynvml.NVML_PERF_POLICY_THERMAL)
     assert status.violationTime >= gpu["hw_thermal_s"] * 1e9
@@ -100,10 +63,10 @@ def test_hardware_slows_down_when_software_does_not_suffice(make_node: MakeNode)
 def test_a_board_shuts_itself_down(make_node: MakeNode) -> None:
     """At the shutdown temperature it is gone from the bus, Xid 79."""
     node = make_node(gpus=1, time_scale=1000)
-    _pass(node, 1)
+    let_pass(node, 1)
     node.state.set("gpu.0.thermal_resistance", 5)
     node.state.set("gpu.0.ambient_c", 80)
-    _load(node)
+    load(node)
     deadline = time.monotonic() + 30
     while not node.state.get("gpu.0.lost"):
         assert time.monotonic() < deadline
@@ -118,8 +81,8 @@ def test_hot_memory_slows_the_clock_too(make_node: MakeNode) -> None:
     """Reason 0x20 while the core is cool, and a margin that is the memory's."""
     node = make_node(gpus=1, time_scale=1000)
     node.state.apply("hot_memory")
-    _load(node)
-    gpu = _pass(node, 200)
+    load(node)
+    gpu = let_pass(node, 200)
     assert gpu["temperature_c"] < 75
     assert gpu["memory_temperature_c"] > 94
     assert gpu["event_reasons"] & 0x20
@@ -131,8 +94,8 @@ def test_a_power_limit_holds(make_node: MakeNode) -> None:
     """Power stays at the limit, with reason 0x4, its time counted and a lower clock."""
     node = make_node(gpus=1, time_scale=500)
     pynvml.nvmlDeviceSetPowerManagementLimit(node.gpu(), 300_000)
-    _load(node)
-    gpu = _pass(node, 30)
+    load(node)
+    gpu = let_pass(node, 30)
     assert gpu["power_w"] == pytest.approx(300)
     assert gpu["event_reasons"] == 0x4
     assert gpu["sw_power_s"] > 25
@@ -144,8 +107,8 @@ def test_what_slows_a_clock_gives_its_reason(make_node: MakeNode, fault: str, re
     """A brake shows 0x80 and 0x8, a cap from outside 0x4, a locked clock nothing at all."""
     node = make_node(gpus=1, time_scale=500)
     node.state.apply(fault)
-    _load(node)
-    gpu = _pass(node, 20)
+    load(node)
+    gpu = let_pass(node, 20)
     assert gpu["event_reasons"] == reasons
     assert gpu["sm_mhz"] < 1700
 
@@ -153,16 +116,16 @@ def test_what_slows_a_clock_gives_its_reason(make_node: MakeNode, fault: str, re
 def test_an_idle_gpu_shifts_down(make_node: MakeNode) -> None:
     """Idle: low clock, PCIe generation 1, reason 0x1. A process brings clock and link up, and they go down after it."""
     node = make_node(gpus=1, time_scale=100)
-    idle = _pass(node, 5)
+    idle = let_pass(node, 5)
     handle = node.gpu()
     assert (idle["sm_mhz"], idle["event_reasons"], pynvml.nvmlDeviceGetCurrPcieLinkGeneration(handle)) == (345, 1, 1)
     node.state.add_process(0, 4321, 100)
-    busy = _pass(node, 5)
+    busy = let_pass(node, 5)
     assert (busy["sm_mhz"], busy["event_reasons"], pynvml.nvmlDeviceGetCurrPcieLinkGeneration(handle)) == (1980, 0, 5)
     node.state.apply("pcie_gen_down")
     assert pynvml.nvmlDeviceGetCurrPcieLinkGeneration(handle) == 3
     node.state.remove_process(0, 4321)
-    assert _pass(node, 5)["sm_mhz"] == 345
+    assert let_pass(node, 5)["sm_mhz"] == 345
 
 
 def test_errors_are_gained_under_load_only(make_node: MakeNode) -> None:
@@ -170,9 +133,9 @@ def test_errors_are_gained_under_load_only(make_node: MakeNode) -> None:
     node = make_node(gpus=1, time_scale=500)
     node.state.apply("ecc_under_load")
     node.state.apply("pcie_replays")
-    assert _pass(node, 100)["ecc_uncorrected_volatile"] == 0
-    _load(node)
-    gpu = _pass(node, 100)
+    assert let_pass(node, 100)["ecc_uncorrected_volatile"] == 0
+    load(node)
+    gpu = let_pass(node, 100)
     assert gpu["ecc_uncorrected_volatile"] >= 19
     assert gpu["ecc_uncorrected_aggregate"] == gpu["ecc_uncorrected_volatile"]
     assert gpu["pcie_replays"] >= 2400
@@ -203,8 +166,8 @@ def test_sensors_can_lie(make_node: MakeNode) -> None:
     node = make_node("L40S", gpus=2, time_scale=200)
     node.state.apply("sensor_stuck", gpu=0)
     node.state.apply("sensor_noise", gpu=1)
-    _load(node, 0)
-    assert _pass(node, 60)["temperature_c"] > 50
+    load(node, 0)
+    assert let_pass(node, 60)["temperature_c"] > 50
     assert pynvml.nvmlDeviceGetTemperature(node.gpu(0), 0) == 30
     assert pynvml.nvmlDeviceGetMarginTemperature(node.gpu(0)) == 88 - 30
     noisy = node.gpu(1)
@@ -228,7 +191,7 @@ def test_energy_is_power_over_simulated_time(make_node: MakeNode) -> None:
         return value.timestamp / 1e6, value.value.ullVal / 1000
 
     start, before = read()
-    _pass(node, 60)
+    let_pass(node, 60)
     end, after = read()
     assert end - start >= 59
     assert (after - before) / (end - start) == pytest.approx(70, rel=0.02)

@@ -1,5 +1,5 @@
-/* The physics of a GPU, to first order: T relaxes to ambient + R x P with time constant tau; power follows the square of the
- * clock; whoever limits the clock most wins and says so in the event reasons. */
+/* Power and clock of a GPU: power follows the square of the clock; whoever limits the clock most wins and says so in the
+ * event reasons. What the power does to the temperature is in heat.c. */
 #include "sim.h"
 
 #include <math.h>
@@ -14,19 +14,16 @@ enum {
     REASON_POWER_BRAKE = 0x80,
 };
 
-static const double STEP_S = 0.25;           /* the clock control is stable up to 2 s */
-static const double SETTLED_C = 1e-4;        /* a step that changes less has settled: the next may be as long as it likes */
+static const double STEP_S = 0.1;            /* the die is quick: longer steps would let the clock control swing */
+static const double SETTLED_C = 4e-5;        /* a step that changes less has settled: the next may be as long as it likes */
+static const double COUPLED_STEP_S = 0.5;    /* in which neighbours do not yet feel each other */
+static const double MOST_COUPLED_STEPS = 2000;
 static const int MOST_STEPS = 100000;        /* what never settles is not followed for more than seven hours */
 static const double SLOWDOWN_PER_C = 0.1;    /* share of the clock given up for each degree above the limit */
 static const double HW_SLOWDOWN_SHARE = 0.5; /* the hardware halves the clock */
 static const double LEAST_SHARE = 0.1;
 static const double READY_POWER_SHARE = 0.05; /* above idle, while clocks are up and nothing runs */
-static const double UTILIZATION_TAU_S = 0.5, POWER_MEAN_TAU_S = 1.0, MEMORY_TAU_S = 5.0;
-
-static double approach(double value, double goal, double h, double tau)
-{
-    return goal + (value - goal) * exp(-h / tau);
-}
+static const double UTILIZATION_TAU_S = 0.5, POWER_MEAN_TAU_S = 1.0;
 
 double sim_enforced_w(const struct sim_device *d)
 {
@@ -40,33 +37,6 @@ static double over_c(const struct sim_device *d)
     if (d->has_memory_sensor)
         over = fmax(over, d->memory_temperature_c - d->memory_max_c);
     return over;
-}
-
-/* Noise in [-1, 1], the same for one sensor in one tenth of a second. */
-static double noise(uint64_t seed, uint64_t sensor, double now)
-{
-    uint64_t x = seed ^ (sensor << 56) ^ (uint64_t)(now * 10);
-    for (int i = 0; i < 3; i++) { /* the finaliser of a 64-bit mixer */
-        x ^= x >> 31;
-        x *= UINT64_C(0x9E3779B97F4A7C15);
-    }
-    return (double)(x >> 11) / (double)(UINT64_C(1) << 52) - 1;
-}
-
-double sim_core_c(const struct sim_state *s, const struct sim_device *d)
-{
-    if (d->sensor_stuck)
-        return d->sensor_stuck_c;
-    double t = d->temperature_c;
-    if (d->sensor_noise_c > 0)
-        t += d->sensor_noise_c * noise(s->seed, (uint64_t)sim_index(s, d), sim_now(s));
-    return t;
-}
-
-double sim_margin_c(const struct sim_state *s, const struct sim_device *d)
-{
-    double margin = d->slowdown_c - sim_core_c(s, d);
-    return d->has_memory_sensor ? fmin(margin, d->memory_max_c - d->memory_temperature_c) : margin;
 }
 
 uint32_t sim_pcie_gen(const struct sim_device *d)
@@ -142,46 +112,6 @@ double sim_clock_share(struct sim_device *d, double power_share)
     return choose_clock(d, full_w(d, power_share), &reasons);
 }
 
-void sim_enqueue(struct sim_state *s, struct sim_device *d, struct sim_work work)
-{
-    double start = fmax(d->busy_until, sim_now(s));
-    uint32_t first = 0, last;
-    while (first < d->queue_length && d->queue_until[first] <= s->model_time_s)
-        first++;
-    for (uint32_t i = first; i < d->queue_length; i++) {
-        d->queue_until[i - first] = d->queue_until[i];
-        d->queue_power_share[i - first] = d->queue_power_share[i];
-        d->queue_traffic[i - first] = d->queue_traffic[i];
-    }
-    d->queue_length -= first;
-    last = d->queue_length - 1;
-    if (d->queue_length == 0 || (d->queue_length < MAX_QUEUE && (fabs(d->queue_power_share[last] - work.power_share) > 1e-9 ||
-                                                                 fabs(d->queue_traffic[last] - work.traffic) > 1e-9)))
-        last = d->queue_length++;
-    d->queue_power_share[last] = work.power_share; /* like work, and what finds no room, makes the last one longer */
-    d->queue_traffic[last] = work.traffic;
-    d->queue_until[last] = d->busy_until = start + work.seconds;
-}
-
-void sim_stop_work(const struct sim_state *s, struct sim_device *d)
-{
-    d->busy_until = fmin(d->busy_until, s->model_time_s);
-    d->queue_length = 0;
-}
-
-/* What runs now, and until when; 0: nothing does. */
-static int running(const struct sim_device *d, double t, struct sim_work *work, double *until)
-{
-    if (d->busy_until <= t)
-        return 0;
-    uint32_t i = 0;
-    while (i + 1 < d->queue_length && d->queue_until[i] <= t)
-        i++;
-    *work = (struct sim_work){0, d->queue_power_share[i], d->queue_traffic[i]};
-    *until = fmin(d->queue_until[i], d->busy_until);
-    return 1;
-}
-
 /* `work`: what runs, or NULL; `active`: at least somebody holds the GPU, which keeps its clocks up. */
 static void step(struct sim_device *d, double h, const struct sim_work *work, int active)
 {
@@ -203,12 +133,10 @@ static void step(struct sim_device *d, double h, const struct sim_work *work, in
             d->power_w = d->idle_w;
         }
     }
-    d->power_mean_w = approach(d->power_mean_w, d->power_w, h, POWER_MEAN_TAU_S);
-    d->utilization = approach(d->utilization, work ? 100 : d->load_utilization, h, UTILIZATION_TAU_S);
+    d->power_mean_w = sim_approach(d->power_mean_w, d->power_w, h, POWER_MEAN_TAU_S);
+    d->utilization = sim_approach(d->utilization, work ? 100 : d->load_utilization, h, UTILIZATION_TAU_S);
     d->energy_j += d->power_w * h;
-    d->temperature_c = approach(d->temperature_c, d->ambient_c + d->thermal_resistance * d->power_w, h, d->thermal_tau_s);
-    double memory_c = d->temperature_c + d->memory_offset_c * d->power_w / d->power_max_w;
-    d->memory_temperature_c = approach(d->memory_temperature_c, memory_c, h, MEMORY_TAU_S);
+    heat_step(d, h, work ? work->traffic : 1);
     if (loaded)
         count_faults(d, h);
     if (d->event_reasons & REASON_POWER_CAP)
@@ -230,13 +158,14 @@ static void advance_device(struct sim_device *d, double t, double now)
         double h = now - t, core = d->temperature_c, memory = d->memory_temperature_c;
         struct sim_work work;
         double until;
-        int busy = running(d, t, &work, &until);
+        int busy = sim_running(d, t, &work, &until);
         if (busy)
             h = fmin(h, until - t);
         if (busy != was_busy)
             settled = 0;
         was_busy = busy;
-        int idle = !busy && d->load_utilization <= 0; /* nothing controls its clock: any step is exact */
+        /* nothing controls its clock or its fans: any step is exact */
+        int idle = !busy && d->load_utilization <= 0 && d->fan_count == 0;
         if (!idle && !settled && steps < MOST_STEPS)
             h = fmin(h, STEP_S);
         step(d, h, busy ? &work : NULL, active);
@@ -250,7 +179,7 @@ static void advance_device(struct sim_device *d, double t, double now)
         if (d->lost) {
             d->power_w = d->power_mean_w = d->utilization = 0;
             d->busy_until = fmin(d->busy_until, t);
-            d->temperature_c = approach(d->temperature_c, d->ambient_c, now - t, d->thermal_tau_s);
+            heat_step(d, now - t, 0);
             return;
         }
     }
@@ -258,10 +187,20 @@ static void advance_device(struct sim_device *d, double t, double now)
 
 void sim_advance(struct sim_state *s, double now)
 {
-    if (now - s->model_time_s < 1e-4)
+    double passed = now - s->model_time_s;
+    if (passed < 1e-4)
         return;
+    int coupled = 0;
     for (uint32_t i = 0; i < s->gpu_count; i++)
-        if (!s->device[i].lost)
-            advance_device(&s->device[i], s->model_time_s, now);
+        coupled |= s->device[i].neighbour_c_per_w > 0;
+    double together = coupled ? fmax(COUPLED_STEP_S, passed / MOST_COUPLED_STEPS) : passed;
+    for (double t = s->model_time_s, end; t < now; t = end) {
+        end = fmin(t + together, now);
+        if (coupled)
+            heat_neighbours(s, end - t);
+        for (uint32_t i = 0; i < s->gpu_count; i++)
+            if (!s->device[i].lost)
+                advance_device(&s->device[i], t, end);
+    }
     s->model_time_s = now;
 }

@@ -162,8 +162,8 @@ static nvmlReturn_t field(const struct sim_state *s, const struct sim_device *d,
     case NVML_FI_DEV_PCIE_COUNT_LCRC_ERROR:
     case NVML_FI_DEV_PCIE_COUNT_LANE_ERROR: return unsigned_int(v, 0);
     case NVML_FI_DEV_POWER_AVERAGE: /* GA100 has no mean */
-        return d->architecture > NVML_DEVICE_ARCH_AMPERE ? milliwatts(v, d->power_mean_w) : NVML_ERROR_NOT_SUPPORTED;
-    case NVML_FI_DEV_POWER_INSTANT: return milliwatts(v, d->power_w);
+        return d->architecture > NVML_DEVICE_ARCH_AMPERE ? milliwatts(v, sim_told_w(s, d, d->power_mean_w)) : NVML_ERROR_NOT_SUPPORTED;
+    case NVML_FI_DEV_POWER_INSTANT: return milliwatts(v, sim_told_w(s, d, d->power_w));
     case NVML_FI_DEV_POWER_MIN_LIMIT: return milliwatts(v, d->power_min_w);
     case NVML_FI_DEV_POWER_MAX_LIMIT: return milliwatts(v, d->power_max_w);
     case NVML_FI_DEV_POWER_DEFAULT_LIMIT: return milliwatts(v, d->power_default_w);

@@ -131,7 +131,6 @@ GETTER(nvmlDeviceGetNumGpuCores, unsigned int, NEED_IDENTITY, 1, d->sm_count * d
 GETTER(nvmlDeviceGetBoardId, unsigned int, NEED_IDENTITY, 1, d->pci_bus << 8)
 GETTER(nvmlDeviceGetMultiGpuBoard, unsigned int, NEED_IDENTITY, 1, 0)
 GETTER(nvmlDeviceGetMemoryBusWidth, unsigned int, NEED_IDENTITY, 1, d->memory_bus_bits)
-GETTER(nvmlDeviceGetNumFans, unsigned int, NEED_HEALTH, 1, 0) /* every board here is cooled by its chassis */
 TEXT_GETTER(nvmlDeviceGetName, NEED_IDENTITY, d->name)
 TEXT_GETTER(nvmlDeviceGetUUID, NEED_IDENTITY, d->uuid)
 TEXT_GETTER(nvmlDeviceGetSerial, NEED_IDENTITY, d->serial)

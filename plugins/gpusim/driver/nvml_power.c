@@ -9,12 +9,12 @@ static unsigned int milli(double value)
 }
 
 /* Boards with a 1 s mean: Ampere, except GA100, and later. The others answer with the instant. */
-static double usage_w(const struct sim_device *d)
+static double usage_w(const struct sim_state *s, const struct sim_device *d)
 {
-    return d->architecture > NVML_DEVICE_ARCH_AMPERE ? d->power_mean_w : d->power_w;
+    return sim_told_w(s, d, d->architecture > NVML_DEVICE_ARCH_AMPERE ? d->power_mean_w : d->power_w);
 }
 
-GETTER(nvmlDeviceGetPowerUsage, unsigned int, NEED_HEALTH, 1, milli(usage_w(d)))
+GETTER(nvmlDeviceGetPowerUsage, unsigned int, NEED_HEALTH, 1, milli(usage_w(s, d)))
 GETTER(nvmlDeviceGetPowerManagementMode, nvmlEnableState_t, NEED_HEALTH, 1, NVML_FEATURE_ENABLED)
 GETTER(nvmlDeviceGetPowerManagementLimit, unsigned int, NEED_HEALTH, 1, milli(d->power_limit_w))
 GETTER(nvmlDeviceGetPowerManagementDefaultLimit, unsigned int, NEED_HEALTH, 1, milli(d->power_default_w))

@@ -30,8 +30,10 @@ struct sim_work {
     double seconds, power_share, traffic;
 };
 /* After all work before it. */
-void sim_enqueue(struct sim_state *s, struct sim_device *d, struct sim_work work);
+void sim_enqueue(const struct sim_state *s, struct sim_device *d, struct sim_work work);
 void sim_stop_work(const struct sim_state *s, struct sim_device *d);
+/* What runs at time t, and until when; 0: nothing does. */
+int sim_running(const struct sim_device *d, double t, struct sim_work *work, double *until);
 /* Share of its clock that work of this power gets now. */
 double sim_clock_share(struct sim_device *d, double power_share);
 
@@ -46,9 +48,20 @@ double sim_memory_used_mib(const struct sim_device *d);
 int sim_is_active(const struct sim_device *d);
 
 double sim_enforced_w(const struct sim_device *d);
+
+/* Value after `h` seconds on its way to `goal`. */
+double sim_approach(double value, double goal, double h, double tau);
+/* The temperatures after `h` seconds at the present power; `traffic` as in sim_work. */
+void heat_step(struct sim_device *d, double h, double traffic);
+/* What the GPUs' waste heat does to each other's inlets in `h` seconds. */
+void heat_neighbours(struct sim_state *s, double h);
+/* Per cent that the fans are on their way to. */
+double sim_fan_goal(const struct sim_device *d);
+
 /* As the sensors tell it, which may lie. */
 double sim_margin_c(const struct sim_state *s, const struct sim_device *d);
 double sim_core_c(const struct sim_state *s, const struct sim_device *d);
+double sim_told_w(const struct sim_state *s, const struct sim_device *d, double watts);
 uint32_t sim_pcie_gen(const struct sim_device *d);
 
 static inline int sim_index(const struct sim_state *s, const struct sim_device *d) { return (int)(d - s->device); }

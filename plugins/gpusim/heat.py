@@ -35,5 +35,5 @@ def steady_c(gpu: Mapping[str, Any], power_w: float, others_w: float = 0.0) -> f
 
 def memory_steady_c(gpu: Mapping[str, Any], power_w: float, others_w: float = 0.0, traffic: float = 1.0) -> float:
     """The memory's temperature then; `traffic`: share of its bandwidth that is in use."""
-    share = power_w / gpu["power_max_w"] * (0.5 + 0.5 * traffic)
-    return steady_c(gpu, power_w, others_w) + float(gpu["memory_offset_c"]) * share
+    above: float = gpu["memory_offset_c"] * power_w / gpu["power_max_w"] * (0.5 + 0.5 * traffic)
+    return steady_c(gpu, power_w, others_w) + above

@@ -179,6 +179,7 @@ static void advance_device(struct sim_device *d, double t, double now)
         if (d->lost) {
             d->power_w = d->power_mean_w = d->utilization = 0;
             d->busy_until = fmin(d->busy_until, t);
+            d->queue_length = 0;
             heat_step(d, now - t, 0);
             return;
         }

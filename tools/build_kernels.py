@@ -1,8 +1,8 @@
 """Make the PTX that the probe carries, out of burn.cu, with NVRTC of CUDA 11.8; or check that it is what burn.cu gives.
 
-No card and no driver is needed, only the wheel nvidia-cuda-nvrtc-cu11 (`tox -e kernels` brings it). Each text states the
-oldest PTX version and card that its instructions need, so that old drivers take it: the compiler itself writes 7.8,
-which R520 is the first to know. That the text keeps to what it states is ptxas' to say: tests/kernels asks four of them.
+No card and no driver is needed, only the wheel nvidia-cuda-nvrtc-cu11 (`tox -e kernels` brings it). Each text states
+the oldest PTX version and card that its instructions need, so that old drivers take it: the compiler itself writes 7.8,
+which R520 is the first to know. That a text keeps to what it states is ptxas' to say: tests/kernels asks four of them.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Compiler:
 
 
 def text_for(compiler: Compiler, architecture: int) -> str:
-    """The text as the probe carries it: without the compiler's comments, stating what it needs, and what it is made of."""
+    """The text as the probe carries it: no compiler's comments, but what it needs and what it is made of."""
     made = compiler.compile(SOURCE, architecture)
     lines = [line.rstrip() for line in made.splitlines() if line.strip() and not line.lstrip().startswith("//")]
     body = "\n".join(lines)

@@ -26,8 +26,8 @@ from .abi import (
     THREADS_A_BLOCK,
     WARPS_A_BLOCK,
 )
-from .tables import build
-from .works import architecture, operations, roles, works
+from .operands import build
+from .work import architecture, operations, roles, works
 
 __all__ = [
     "ADDRESS",
@@ -65,7 +65,7 @@ def ptx(capability: tuple[int, int]) -> bytes:
 
 
 def tables(capability: tuple[int, int]) -> bytes:
-    """Operands and golden words for a card (tables.py says where each is); ProbeError before 7.5."""
+    """Operands and golden words for a card (operands.py says where each is); ProbeError before 7.5."""
     return _tables(architecture(capability))
 
 

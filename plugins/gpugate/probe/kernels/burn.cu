@@ -1,5 +1,5 @@
 // The burn's kernels. Whatever they compute is compared on the device, bit for bit, with words that the host computed
-// (tables.py) or that follow from an address; a difference is counted and located in `result` (abi.py).
+// (operands.py) or that follow from an address; a difference is counted and located in `result` (abi.py).
 //
 // The same text compiles as C++17 for a CPU, where tests/kernels/device.h plays the part of the hardware.
 
@@ -192,6 +192,8 @@ struct TensorS8 {
 
 // 16 products A_i x B_j, `passes` times over, then compared. `row`: the lane's word in the first row of the region.
 // Signs and passes come from the tables: what the compiler does not know it neither cancels nor unrolls.
+// An odd number of passes: an error that changes its sign with B's does not cancel either. Where signs change, C is 0 after
+// every second pass; an error of the arithmetic stays even then, but a bit that a register loses out of a 0 is no loss.
 template <class Work> DEVICE u32 tensor_round(const Place &at, const u32 *row, u32 signs, u32 passes) {
     constexpr u32 WORDS = TILES * TILES * Work::C;
     row += at.round % SETS * (TILES * Work::A + TILES * Work::B + WORDS) * LANES;

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...errors import ProbeError
 from .abi import CHAINS, PASSES, ROLES, STEPS, STREAM_CHUNK_BYTES, STREAM_CHUNKS, TILES, WARPS_A_BLOCK
 from .layouts import LANES
-from .tables import SHAPES
+from .operands import SHAPES
 
 # A multiprocessor has four schedulers, and warp w is number w % 4's. So each of them gets two warps of tensor work
 # (one computes while the other loads and compares), one of fma and one that streams. The order lets a burn that starts
@@ -31,6 +31,7 @@ def works(capability: tuple[int, int]) -> list[str]:
 
 def roles(work: str, capability: tuple[int, int]) -> int:
     """The kernel's `roles` for "mix" or for one work on all warps: 4 bits a warp, warp 0's the lowest."""
+    architecture(capability)
     warps = MIX if work == "mix" else (_known(work, capability),) * WARPS_A_BLOCK
     return sum(ROLES[name] << 4 * warp for warp, name in enumerate(warps))
 

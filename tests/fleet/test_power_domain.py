@@ -13,7 +13,7 @@ from fleets import simulated_fleet
 from gpugate.evidence.codec import parse
 from judged_site import POLICY, Site
 
-RACK = {"gpugate_power_domain": ["rack7"], "gpugate_burn_nodes_at_once": 1}
+RACK = {"gpugate_power_domains": {"rack7": {"nodes": 1}}}
 
 
 @pytest.fixture(scope="module")

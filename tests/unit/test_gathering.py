@@ -71,7 +71,7 @@ def test_evidence_that_cannot_be_kept(slow: Project) -> None:
 def test_a_corrupt_state_store_lets_no_capped_host_burn(slow: Project) -> None:
     """The project's own state store is state/gpugate.sqlite; where it is corrupt, hosts that need it are MISSING."""
     inventory = json.loads((slow.folder / "hosts.json").read_text())
-    inventory["gpu_fleet"]["vars"] |= {"gpugate_power_domain": ["rack7"], "gpugate_burn_nodes_at_once": 1}
+    inventory["gpu_fleet"]["vars"] |= {"gpugate_power_domains": {"rack7": {"nodes": 1}}}
     (slow.folder / "hosts.json").write_text(json.dumps(inventory))
     (slow.folder / "state").mkdir()
     (slow.folder / "state" / "gpugate.sqlite").write_bytes(b"no database" * 500)

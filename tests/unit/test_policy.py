@@ -113,3 +113,11 @@ def test_every_check_is_documented() -> None:
     """docs/checks.md has an entry for every shipped check."""
     text = (DOCS / "checks.md").read_text()
     assert [check for check in CATALOGUE if f"`{check}`" not in text] == []
+
+
+def test_cap_that_no_burn_fits_under_is_refused() -> None:
+    """A power domain's cap of nothing would keep every node waiting for ever."""
+    with pytest.raises(PolicyError, match=r"gpugate_power_domains: rack7: kw: 0\.0 is not above 0"):
+        policy(power_domains={"rack7": {"nodes": 2, "kw": 0}})
+    with pytest.raises(PolicyError, match=r"gpugate_power_domains\.rack7\.racks"):
+        policy(power_domains={"rack7": {"racks": 2}})

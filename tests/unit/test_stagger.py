@@ -22,7 +22,7 @@ from gpugate.state import Cap, Holder, Leases, Store, Wish
 from healthy import healthy, policy, with_fact
 
 SAFETY_S = 60  # deadlines that must not come
-RACK = {"power_domain": ["rack7"], "burn_nodes_at_once": 1}
+RACK = {"power_domains": {"rack7": {"nodes": 1}}}
 DROPPED = "gpu1 dropped the connection"
 
 
@@ -157,10 +157,10 @@ def test_a_profile_without_burn_needs_no_lease(nodes: Nodes) -> None:
 
 def test_caps_in_gpus_and_kilowatts(nodes: Nodes) -> None:
     """Two nodes of eight GPUs at 650 W fit into 16 GPUs, and one into 10 kW."""
-    assert problems(nodes.gather(*(host(f"a{n}", power_domain=["a"], burn_gpus_at_once=16) for n in range(4)))) == {}
+    assert problems(nodes.gather(*(host(f"a{n}", power_domains={"a": {"gpus": 16}}) for n in range(4)))) == {}
     assert nodes.most_burning == 2
     nodes.most_burning = 0
-    assert problems(nodes.gather(*(host(f"b{n}", power_domain=["b"], burn_kw_at_once=10) for n in range(3)))) == {}
+    assert problems(nodes.gather(*(host(f"b{n}", power_domains={"b": {"kw": 10}}) for n in range(3)))) == {}
     assert nodes.most_burning == 1
 
 
@@ -249,10 +249,10 @@ def test_one_gather_has_one_store(nodes: Nodes) -> None:
 
 def test_more_than_the_cap_alone_is_missing_at_once(nodes: Nodes) -> None:
     """A node that can never burn within its cap does not wait for it."""
-    log = nodes.gather(host("gpu1", power_domain=["rack7"], burn_kw_at_once=4.5), host("gpu2", **RACK))
+    log = nodes.gather(host("gpu1", power_domains={"rack7": {"kw": 4.5}}), host("gpu2", **RACK))
     assert log.hosts["gpu1"].missing == (
         "gpu1 burns 5.2 kW by itself and would wait for ever: its power domain rack7 may burn 4.5 at once "
-        "(gpugate_burn_kw_at_once)"
+        "(gpugate_power_domains)"
     )
     assert nodes.asked == ["gpu2"]
 

@@ -53,7 +53,7 @@ class Stagger:
     """The turns of one gather. `default` is the state file of targets that name none; its folder is made."""
 
     def __init__(self, targets: Iterable[Target], default: Path, progress: Progress) -> None:
-        paths = {target.state_file or default for target in targets if target.policy.power_domain}
+        paths = {target.state_file or default for target in targets if target.policy.power_domains}
         self._refusal = ""
         if len(paths) > 1:
             self._refusal = (
@@ -78,7 +78,7 @@ class Stagger:
 
         Raises NotGathered after waiting for longer than policy allows, StateError where the store cannot be used.
         """
-        if request.burn is None or not target.policy.power_domain:
+        if request.burn is None or not target.policy.power_domains:
             yield Turn()
             return
         if self._refusal:
@@ -192,10 +192,12 @@ class _Leased(Turn):
 def _wish(target: Target) -> Wish:
     """What policy says of a node's burn. Raises StateError where it could never come true."""
     policy = target.policy
-    most_watts = None if policy.burn_kw_at_once is None else round(policy.burn_kw_at_once * 1000)
-    cap = Cap(policy.burn_nodes_at_once, policy.burn_gpus_at_once, most_watts)
+    caps = {
+        domain: Cap(cap.nodes, cap.gpus, None if cap.kw is None else round(cap.kw * 1000))
+        for domain, cap in policy.power_domains.items()
+    }
     watts = math.ceil(policy.gpu_count * policy.requested_power_w)
-    return Wish(secrets.token_hex(16), target.name, policy.gpu_count, watts, dict.fromkeys(policy.power_domain, cap))
+    return Wish(secrets.token_hex(16), target.name, policy.gpu_count, watts, caps)
 
 
 def _quietly(work: Callable[[], None]) -> None:

@@ -6,7 +6,7 @@ import difflib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Any
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
@@ -89,12 +89,12 @@ def _check_meaning(host: str, policy: Policy) -> None:
                        ("siblings_rate_percent", 100)):  # fmt: skip
         if not 0 <= getattr(policy, name) <= most:  # what nothing can exceed would check nothing
             raise PolicyError(f"{host}: gpugate_{name}: {getattr(policy, name)} is not between 0 and {most}")
-    for name in ("burn_nodes_at_once", "burn_gpus_at_once", "burn_kw_at_once"):
-        cap = getattr(policy, name)
-        if cap is not None and cap <= 0:
-            raise PolicyError(f"{host}: gpugate_{name}: {cap} is not above 0: no node could ever burn")
-        if cap is not None and not policy.power_domain:
-            raise PolicyError(f"{host}: gpugate_{name} caps the burns of a power domain: set gpugate_power_domain")
+    for domain, cap in policy.power_domains.items():
+        for name, most in asdict(cap).items():
+            if most is not None and most <= 0:
+                raise PolicyError(
+                    f"{host}: gpugate_power_domains: {domain}: {name}: {most} is not above 0: no node could ever burn"
+                )
     for work, rate in policy.rates.items():
         if rate <= 0:
             raise PolicyError(f"{host}: gpugate_rates: {work}: {rate} is not above 0")

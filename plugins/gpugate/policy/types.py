@@ -60,6 +60,17 @@ class Workload:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PowerCap:
+    """How much may burn at once in one power domain (a rack, row or shelf); None caps nothing."""
+
+    __pydantic_config__ = _STRICT
+
+    nodes: int | None = None
+    gpus: int | None = None
+    kw: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Policy:
     """What a node has to be. See docs/policy.md for every field, its unit and its default."""
 
@@ -101,10 +112,7 @@ class Policy:
     burn_abort_below_slowdown_c: float = 0.0
     probe_deadline_s: float = 120.0
 
-    power_domain: list[str] = field(default_factory=list)
-    burn_nodes_at_once: int | None = None
-    burn_gpus_at_once: int | None = None
-    burn_kw_at_once: float | None = None
+    power_domains: dict[str, PowerCap] = field(default_factory=dict)
     burn_wait_s: float = 7200.0
 
     memory_marginal_percent: float = 90.0

@@ -48,7 +48,7 @@ class Wish:
                     raise StateError(
                         f"{self.node} burns {unit.text(unit.need(self))} {unit.name} by itself and would wait for "
                         f"ever: its power domain {domain} may burn {unit.text(most)} at once "
-                        f"(gpugate_burn_{unit.name.lower()}_at_once)"
+                        "(gpugate_power_domains)"
                     )
 
 

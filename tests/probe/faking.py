@@ -143,7 +143,8 @@ def _nothing(_: list[str]) -> None:
 
 _DOUBLES: dict[str, Callable[[list[str]], None]] = {
     "good": _good, "wrong": _wrong, "endless": _endless, "deaf": _deaf, "silent": _silent, "garbage": _garbage,
-    "number": _number, "half": _half, "text": _text, "crash": _crash, "status": _status, "gap": _gap, "nothing": _nothing,
+    "number": _number, "half": _half, "text": _text, "crash": _crash, "status": _status, "gap": _gap,
+    "nothing": _nothing,
 }  # fmt: skip
 
 

@@ -5,134 +5,32 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from burning import REQUEST
-from gpugate.evidence.request import BurnRequest, ProbeRequest
+from gpugate.evidence.request import ProbeRequest
 from gpugate.evidence.types import KernelLog
 from gpugate.probe.burn import runs
 from gpugate.probe.burn.runs import Run
 from gpugate.probe.burn.xids import xids_gained
 from gpugate.probe.cuda import fresh
-from probing import DEADLINE_S, SOURCES, Machine
-
-HERE = str(Path(__file__).parent)
-ENDLESS = dataclasses.replace(REQUEST, min_s=1000, max_s=1000, memory_share=0.0)
-
-
-@dataclasses.dataclass
-class Burning:
-    """A simulated node on which burns are started, by the real command line and the real keeper."""
-
-    machine: Machine
-    started: list[subprocess.Popen[str]] = dataclasses.field(default_factory=list)
-
-    @property
-    def state_dir(self) -> Path:
-        return self.machine.root / "var/lib/gpugate"
-
-    def start(self, *arguments: str, burner: str = "", **environment: str) -> subprocess.Popen[str]:
-        """The probe with these arguments; with a `burner` the burning process is that double of `faking`."""
-        program = [f"{HERE}/faking.py"] if burner else ["-m", "gpugate.probe"]
-        process = subprocess.Popen(
-            [sys.executable, *program, "--rootfs", str(self.machine.root), *arguments],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={
-                "PATH": os.environ["PATH"],
-                "LD_LIBRARY_PATH": str(self.machine.libdir),
-                "PYTHONPATH": f"{SOURCES}:{HERE}",
-                "FAKE_BURNER": burner,
-                **environment,
-            },
-        )
-        self.started.append(process)
-        return process
-
-    def run(self, *arguments: str, stdin: str = "", **how: str) -> tuple[int, str, str]:
-        """Exit status, what it prints and what it says beside."""
-        process = self.start(*arguments, **how)
-        out, err = process.communicate(stdin, timeout=DEADLINE_S)
-        return process.returncode, out, err
-
-    def begin(self, request: BurnRequest = ENDLESS, **how: str) -> Run:
-        """A detached burn whose GPUs have been heard of; nobody follows it."""
-        code, out, err = self.run("burn", "start", "--request", "-", stdin=_json(request), **how)
-        assert code == 0, err
-        run = Run(self.state_dir / "burns" / json.loads(out)["id"])
-        await_(lambda: self.live(run).get("gpus"))
-        return run
-
-    def live(self, run: Run) -> dict[str, Any]:
-        return run.read("live") or {}
-
-    def keeper(self, run: Run) -> int:
-        """Its pid."""
-        return int(self.live(run)["pid"])
-
-    def burner(self, run: Run) -> int:
-        """The pid of the process that burns."""
-        keeper = self.keeper(run)
-        return int(Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()[0])
-
-    def only(self) -> Run:
-        """The one run of this node, once it burns."""
-        await_(lambda: any(self.live(run).get("gpus") for run in runs.runs(self.state_dir)))
-        (run,) = runs.runs(self.state_dir)
-        return run
-
-    def over(self, run: Run) -> str:
-        """How it ended: once its keeper has, no process of this node is left but those that the test holds."""
-        await_(lambda: not run.kept())
-        mine = {process.pid for process in self.started if process.poll() is None}
-        await_(lambda: not self.processes() - mine)
-        return run.state()
-
-    def processes(self) -> set[int]:
-        """Every process that has this node's driver."""
-        return set(_with(str(self.machine.libdir)))
-
-
-def await_(happens: Callable[[], object]) -> None:
-    """Wait until it does."""
-    give_up_at = time.monotonic() + DEADLINE_S / 2
-    while not happens():
-        assert time.monotonic() < give_up_at
-        time.sleep(0.02)
-
-
-def _with(words: str) -> Iterator[int]:
-    for place in Path("/proc").iterdir():
-        try:
-            if place.name.isdecimal() and words.encode() in (place / "environ").read_bytes():
-                yield int(place.name)  # a process that has ended and waits for its parent has no environment
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-
-
-def _json(request: BurnRequest) -> str:
-    return json.dumps(dataclasses.asdict(request))
+from keeping import ENDLESS, HERE, Burning, as_json
+from probing import DEADLINE_S, Machine
 
 
 @pytest.fixture
 def node(machine: Callable[..., Machine]) -> Iterator[Burning]:
     """A node with two GPUs."""
     burning = Burning(machine())
+    burning.machine.state.set("time_scale", 20)
     yield burning
-    for pid in burning.processes():
-        os.kill(pid, signal.SIGKILL)
-    for process in burning.started:
-        process.kill()
-        process.communicate()
+    burning.end()
 
 
 @pytest.mark.parametrize(
@@ -190,7 +88,7 @@ def test_a_process_that_cannot_be_killed_does_not_hold_up_the_verdict(monkeypatc
     monkeypatch.setattr(fresh, "_REAP_S", 0.2)
     monkeypatch.setattr(sys, "argv", ["pytest"])
     child = fresh.Child("faking", {"uuids": ["GPU-1"]})
-    monkeypatch.setattr(fresh.os, "killpg", lambda *_: None)
+    monkeypatch.setattr(os, "killpg", lambda *_: None)
     messages = list(child.messages(time.monotonic() + 1, silence_s=60))
     failure = child.end()
     child._process.kill()
@@ -245,9 +143,9 @@ def test_a_hangup_and_an_interrupt_do_not_reach_the_keeper(node: Burning) -> Non
     follower.wait(DEADLINE_S)
     assert run.state() == "burning"
     assert os.getsid(keeper) == keeper
-    held = [os.readlink(place) for place in Path(f"/proc/{keeper}/fd").iterdir()]
-    burner = {os.readlink(f"/proc/{node.burner(run)}/fd/{number}") for number in (0, 1, 2)}
-    assert [place for place in held if place.startswith("pipe:") and place not in burner] == []
+    held = {str(place.readlink()) for place in Path(f"/proc/{keeper}/fd").iterdir()}
+    burner = {str(Path(f"/proc/{node.burner(run)}/fd/{number}").readlink()) for number in (0, 1, 2)}
+    assert [place for place in held - burner if place.startswith(("pipe:", "socket:"))] == []
     assert node.run("burn", "stop")[0] == 0
     assert node.over(run) == "done"
 
@@ -267,7 +165,7 @@ def test_second_burn_is_refused(node: Burning) -> None:
     code, _, err = node.run("burn", burner="good")
     assert code == 1
     assert f"another one is under way on this node ({run.id})" in err
-    code, _, err = node.run("burn", "start", "--request", "-", stdin=_json(ENDLESS), burner="good")
+    code, _, err = node.run("burn", "start", "--request", "-", stdin=as_json(ENDLESS), burner="good")
     assert code == 1
     assert "another one is under way" in err
     assert runs.runs(node.state_dir) == [run]
@@ -312,17 +210,12 @@ def _with_no_room(node: Burning) -> subprocess.Popen[str]:
     """A burn that may write files of 64 KiB at most: the kernel refuses more, as a full disk does."""
     limited = "import resource, runpy, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536)); "
     command = limited + "sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    environment = {
-        "PATH": os.environ["PATH"],
-        "LD_LIBRARY_PATH": str(node.machine.libdir),
-        "PYTHONPATH": f"{SOURCES}:{HERE}",
-    }
     process = subprocess.Popen(
         [sys.executable, "-c", command, f"{HERE}/faking.py", "--rootfs", str(node.machine.root), "burn"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=node.environment("good"),
     )
     node.started.append(process)
     return process
@@ -331,8 +224,7 @@ def _with_no_room(node: Burning) -> subprocess.Popen[str]:
 def test_old_runs_make_room(node: Burning) -> None:
     """Twenty runs are kept; one that is under way stays however old."""
     old = runs.create(node.state_dir, {})
-    os.rename(old.folder, old.folder.with_name("20200101T000000Z-00000000"))
-    kept = Run(old.folder.with_name("20200101T000000Z-00000000"))
+    kept = Run(old.folder.rename(old.folder.with_name("20200101T000000Z-00000000")))
     lock = kept.lock()
     newest = [runs.create(node.state_dir, {}).id for _ in range(25)][-1]
     os.close(lock)
@@ -352,15 +244,75 @@ def test_files_are_the_owners_alone(node: Burning) -> None:
 
 def test_burn_of_a_killed_collect_goes_on(node: Burning) -> None:
     """The probe that collects only follows the burn: killed, it leaves it to its end."""
-    asked = ProbeRequest(nonce="n-1", profile="admission", launch=False, burn=ENDLESS)
+    burn = dataclasses.replace(ENDLESS, deadline_s=6)
     collect = node.start("collect", "--request", "-")
     assert collect.stdin is not None
-    collect.stdin.write(json.dumps(dataclasses.asdict(asked)))
+    collect.stdin.write(json.dumps(dataclasses.asdict(ProbeRequest("n-1", "admission", launch=False, burn=burn))))
     collect.stdin.close()
     collect.stdin = None
     run = node.only()
     collect.kill()
     assert node.over(run) == "done"
+    found = json.loads(node.run("burn", "fetch", run.id)[1])
+    assert {gpu["ended"] for gpu in found["gpus"]} == {"aborted"}
+    assert all("deadline of 6 s" in gpu["reason"] for gpu in found["gpus"])
+
+
+def test_killed_burner_is_named_by_its_signal(node: Burning) -> None:
+    """A burn killed from outside says by which signal, and what was last heard of each GPU."""
+    follower = node.start("burn", "--duration", "10000")
+    run = node.only()
+    os.kill(node.burner(run), signal.SIGKILL)
+    _, err = follower.communicate(timeout=DEADLINE_S)
+    assert follower.returncode == 1
+    assert "the burn was lost: it was killed by signal 9 (SIGKILL)" in err
+    assert "last heard: GPU 0" in err
+    assert node.over(run) == "failed"
+
+
+def test_no_load_outlives_a_killed_keeper(node: Burning) -> None:
+    """The kernel ends the burning process with its keeper; the GPUs are free for the next burn at once."""
+    run = node.begin()
+    os.kill(node.keeper(run), signal.SIGKILL)
+    assert node.over(run) == "lost"
+    code, _, err = node.run("burn", "--duration", "2", "--no-memory")
+    assert code == 0, err
+
+
+@pytest.mark.parametrize("fault", ["nvml_hang", "launch_hangs"])
+def test_hung_driver_is_a_verdict(node: Burning, fault: str) -> None:
+    """A call or a launch that never returns in mid-burn ends the burn before the deadline, and its GPU is named."""
+    run = node.begin(dataclasses.replace(ENDLESS, deadline_s=8))
+    node.machine.state.apply(fault, gpu=1)
+    node.over(run)
+    _, out, err = node.run("burn", "fetch", run.id)
+    assert "deadline" not in out + err
+    assert re.search(f"{node.machine.state.get('gpu.1.uuid')}\\W.{{0,80}}has not (returned|come to its end)", out + err)
+
+
+def test_lost_gpu_is_evidence(node: Burning) -> None:
+    """A GPU that falls off the bus in mid-burn ends it; the result says which, and keeps what was measured before."""
+    node.machine.state.apply("lost_under_load", gpu=1)
+    code, out, _ = node.run("burn", "--duration", "10000", "--json")
+    assert code == 1
+    burn = json.loads(out)
+    assert {gpu["ended"] for gpu in burn["gpus"]} == {"aborted"}
+    assert all(str(node.machine.state.get("gpu.1.uuid")) in gpu["reason"] for gpu in burn["gpus"])
+    assert burn["gpus"][0]["samples"] > 0
+    assert node.over(runs.runs(node.state_dir)[0]) == "done"
+
+
+def test_gained_xids_are_counted(node: Burning) -> None:
+    """Xid lines that the kernel log gains while it burns are in the evidence; older ones are not."""
+    log = node.machine.root / "dev/kmsg"
+    with log.open("a") as file:
+        file.write("4,1,1000,-;NVRM: Xid (PCI:0000:18:00): 13, before\n")
+    run = node.begin()
+    with log.open("a") as file:
+        file.write("4,2,2000,-;NVRM: Xid (PCI:0000:18:00): 48, meanwhile\n")
+    node.run("burn", "stop")
+    assert node.over(run) == "done"
+    assert json.loads(node.run("burn", "fetch")[1])["xids_gained"] == 1
 
 
 def _log(*lines: str, source: str = "dmesg", truncated: bool = False) -> KernelLog:
@@ -369,7 +321,11 @@ def _log(*lines: str, source: str = "dmesg", truncated: bool = False) -> KernelL
 
 def test_xids_are_those_that_came_since() -> None:
     """Xid lines after the last common line count, equal ones too; other lines do not."""
-    xid, sxid, other = "NVRM: Xid (PCI:0000:18:00): 79, x", "nvidia-nvswitch0: SXid (PCI:0000:05:00): 24007, y", "NVRM: z"
+    xid, sxid, other = (
+        "NVRM: Xid (PCI:0000:18:00): 79, x",
+        "nvidia-nvswitch0: SXid (PCI:0000:05:00): 24007, y",
+        "NVRM: z",
+    )
     assert xids_gained(_log(), _log()) == 0
     assert xids_gained(_log(), _log(xid, other)) == 1
     assert xids_gained(_log(xid, other), _log(xid, other)) == 0

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 _GIB = 1024**3
+_UNITS = {"stream": "GB/s", "s8": "TOP/s"}  # the others' are floating point
 _UNKNOWN: dict[str, Any] = {}
 
 
@@ -98,10 +99,13 @@ def _settles(steady: dict[str, Any]) -> str:
 
 
 def _rates(rates: dict[str, Any]) -> list[str]:
+    """Works that are counted in one unit stand together."""
     if "unavailable" in rates:
         return ["rates ?"]
-    units = {"stream": "GB/s", "s8": "TOP/s"}
-    return [f"{work} {rate:.4g} {units.get(work, 'TFLOP/s')}" for work, rate in rates.items()]
+    units: dict[str, list[str]] = {}
+    for work, rate in rates.items():
+        units.setdefault(_UNITS.get(work, "TFLOP/s"), []).append(f"{work} {rate:.4g}")
+    return [f"{', '.join(found)} {unit}" for unit, found in units.items()]
 
 
 def _memory_test(test: dict[str, Any]) -> str:

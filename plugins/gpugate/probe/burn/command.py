@@ -168,7 +168,7 @@ def _start(node: Node, request: BurnRequest) -> int:
 
 
 def _status(node: Node, options: argparse.Namespace) -> int:
-    found = _named(node, options) if options.id else runs.runs(node.state_dir)
+    found = _meant(node, options)
     if options.id and not found:
         return _failed(_none(node, options))
     told = [_state_of(run) for run in found]
@@ -203,7 +203,7 @@ def _words(state: dict[str, Any]) -> list[str]:
 
 
 def _fetch(node: Node, options: argparse.Namespace) -> int:
-    found = _named(node, options) if options.id else runs.runs(node.state_dir)
+    found = _meant(node, options)
     if not found:
         return _failed(_none(node, options))
     run = found[0]
@@ -219,7 +219,7 @@ def _fetch(node: Node, options: argparse.Namespace) -> int:
 
 
 def _stop(node: Node, options: argparse.Namespace) -> int:
-    found = _named(node, options) if options.id else runs.runs(node.state_dir)
+    found = _meant(node, options)
     if not found:
         return _failed(_none(node, options))
     run = next((run for run in found if run.kept()), found[0])
@@ -236,7 +236,10 @@ def _stop(node: Node, options: argparse.Namespace) -> int:
     return DONE
 
 
-def _named(node: Node, options: argparse.Namespace) -> list[Run]:
+def _meant(node: Node, options: argparse.Namespace) -> list[Run]:
+    """The run that was named, if it is there; without a name all of them."""
+    if options.id is None:
+        return runs.runs(node.state_dir)
     run = runs.named(node.state_dir, options.id)
     return [run] if run.folder.is_dir() else []
 

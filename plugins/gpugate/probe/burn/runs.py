@@ -156,7 +156,7 @@ def create(state_dir: Path, order: dict[str, Any]) -> Run:
         run.remove()
         raise
     with contextlib.suppress(OSError):  # another may prune at the same time
-        for old in runs(state_dir)[KEPT:]:
+        for old in [other for other in runs(state_dir) if other != run][KEPT - 1 :]:
             if not old.kept():
                 old.remove()
     return run
@@ -174,7 +174,7 @@ def runs(state_dir: Path) -> list[Run]:
 def named(state_dir: Path, name: str) -> Run:
     """The run of this id, whether it is there or not. ProbeError for an id that is none: it comes from outside."""
     if not _ID.fullmatch(name):
-        raise ProbeError(f"{name!r} is no id of a burn; they look like 20261122T010203Z-1a2b3c4d")
+        raise ProbeError(f"{name[:64]!r} is no id of a burn; they look like 20261122T010203Z-1a2b3c4d")
     return Run(state_dir / "burns" / name)
 
 

@@ -17,6 +17,7 @@ POLICY = {
     "gpugate_power_limit_w": 650,
     "gpugate_burn_min_s": 30,
     "gpugate_burn_max_s": 120,
+    "gpugate_rates": {"fma": 57, "f16": 620, "bf16": 620, "s8": 1240, "stream": 3080},
     "gpugate_level": "admit",
     "gpugate_workloads": [{"name": "vllm", "pattern": "vllm serve", "gpus": [0]}],
     "gpugate_checks": {"settings.survive_reboot": "absent", "placement.expected_workloads": "absent"},

@@ -1,4 +1,4 @@
-"""Simulated nodes to burn: the burn and the known-answer launch run in a process that has the node's libraries."""
+"""Simulated nodes to burn: what opens the GPUs runs in a process that has the node's libraries."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,17 @@ from gpugate.probe.cuda.launch import known_answer_launches
 uuids, step_s = json.loads(sys.argv[1])
 print(json.dumps(to_json(known_answer_launches(uuids, step_s=step_s))))
 """
+_ALLOCATE = """
+import json, sys
+from gpugate.evidence.facts import to_json
+from gpugate.probe.cuda.allocate import allocations
+uuids, asked, reserve, step_s = json.loads(sys.argv[1])
+print(json.dumps(to_json(allocations(uuids, asked, reserve, step_s=step_s))))
+"""
 
 REQUEST = BurnRequest(min_s=20, max_s=60, headroom_c=5, abort_below_slowdown_c=0, deadline_s=60)
+# For what has nothing to do with heat.
+SHORT = dataclasses.replace(REQUEST, min_s=2, max_s=3)
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,11 @@ class Node:
         """The UUID of a GPU."""
         return str(self.state.get(f"gpu.{gpu}.uuid"))
 
+    @property
+    def uuids(self) -> list[str]:
+        """All of them, in NVML's order."""
+        return [self.uuid(gpu) for gpu in range(self.state.gpus)]
+
     def start(self, script: str, task: Any, **environment: str) -> subprocess.Popen[str]:
         """A process that has this node's driver."""
         return subprocess.Popen(
@@ -74,43 +87,19 @@ class Node:
 
     def run(self, script: str, task: Any, **environment: str) -> tuple[Any, str]:
         """What such a process prints as JSON, and what it says beside."""
-        return finish(self.start(script, task, **environment))
-
-    def start_burn(self, request: BurnRequest = REQUEST) -> subprocess.Popen[str]:
-        """A burn under way."""
-        return self.start(_BURN, [dataclasses.asdict(request), str(self.state_dir)])
+        process = self.start(script, task, **environment)
+        out, err = process.communicate(timeout=SAFETY_S)
+        assert process.returncode == 0, err
+        return json.loads(out), err
 
     def burn(self, request: BurnRequest = REQUEST) -> Any:
         """The burn's evidence, or its gap, as plain data."""
-        return finish(self.start_burn(request))[0]
+        return self.run(_BURN, [dataclasses.asdict(request), str(self.state_dir)])[0]
 
     def launch(self, uuids: list[str], step_s: float = 30, **environment: str) -> Any:
         """The launches' evidence as plain data."""
         return self.run(_LAUNCH, [uuids, step_s], **environment)[0]
 
-
-def finish(process: subprocess.Popen[str]) -> tuple[Any, str]:
-    """The result of a process, and what it says beside."""
-    out, err = process.communicate(timeout=SAFETY_S)
-    assert process.returncode == 0, err
-    return json.loads(out), err
-
-
-def child_of(process: subprocess.Popen[str]) -> int:
-    """The pid of the one child of a process, as soon as it burns."""
-    assert process.stderr is not None
-    assert "GPU 0" in process.stderr.readline()  # its first line of progress
-    return int(Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()[0])
-
-
-def ends(pid: int) -> bool:
-    """Whether a process ends soon."""
-    give_up_at = time.monotonic() + SAFETY_S / 4
-    while time.monotonic() < give_up_at:
-        try:
-            if ") Z " in Path(f"/proc/{pid}/stat").read_text():
-                return True
-        except FileNotFoundError:
-            return True
-        time.sleep(0.02)
-    return False
+    def allocate(self, asked: int, reserve: int = 0, step_s: float = 30) -> Any:
+        """The allocations' evidence as plain data."""
+        return self.run(_ALLOCATE, [self.uuids, asked, reserve, step_s])[0]

@@ -239,16 +239,21 @@ class BurningGpu:
         self._cuda.free(self._stream)
         yield from self._memory.plan()
 
-    def _mix(self) -> Iterator[Job]:
+    def _mix(self) -> Iterator[Job | None]:
         """Endless: a quarter of the warps more with each step, then all of them, until the mix is over."""
-        if warps_of(self._roles, "stream"):
-            yield Fill(RAMP, self._roles)
-        launches = math.ceil(RAMP_S / LAUNCH_S)
-        for launch in range(launches):
-            warps = kernels.WARPS_A_BLOCK * (1 + launch * _RAMP_STEPS // launches) // _RAMP_STEPS
-            yield Compute(RAMP, self._roles & (1 << 4 * warps) - 1)
+        launch = streaming = 0
         while self._mixing:
-            yield Compute(MIX, self._roles)
+            # By launches, which may be far ahead in the queue; by the clock where a slow host leaves gaps between them.
+            ramped = max(launch * LAUNCH_S, self.seconds) / RAMP_S
+            steps = min(_RAMP_STEPS, 1 + int(ramped * _RAMP_STEPS))
+            roles = self._roles & (1 << 4 * kernels.WARPS_A_BLOCK * steps // _RAMP_STEPS) - 1
+            phase = RAMP if ramped < 1 else MIX
+            if warps_of(roles, "stream") != streaming:  # each of them has a slice of the buffer
+                streaming = warps_of(roles, "stream")
+                yield None
+                yield Fill(phase, roles)
+            yield Compute(phase, roles)
+            launch += 1
 
     # the queue
 

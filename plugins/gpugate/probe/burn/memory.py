@@ -68,7 +68,7 @@ class MemoryTester:
         self._part = _FIRST_BYTES
         self._moved, self._busy_s, self._wrong = 0, 0.0, 0
         self._vectors_due = self._vectors_done = 0
-        self._result: MemoryTest | Gap = Gap("the burn ended before the memory was tested")
+        self._result: MemoryTest | Gap | None = None
 
     def plan(self) -> Iterator[Sweep | None]:
         """The launches in their order; at a None everything before must have run. Nothing else may hold memory."""
@@ -98,7 +98,11 @@ class MemoryTester:
 
     def result(self) -> MemoryTest | Gap:
         """What the test showed, or why there is nothing to show."""
-        return self._result
+        if self._result is not None:
+            return self._result
+        if self._moved:
+            return Gap(f"the memory test did not come to its end; {self._wrong} words had read back otherwise by then")
+        return Gap("the burn ended before the memory was tested")
 
     def _take_memory(self) -> Gap | None:
         """Allocate the share in as few pieces as there are to be had; why that failed, if it did."""

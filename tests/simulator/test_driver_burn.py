@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import struct
+import threading
 
 import pynvml
 import pytest
@@ -340,7 +341,7 @@ def test_addresses_are_checked(make_node: MakeNode) -> None:
 
 
 def test_a_launch_can_hang(make_node: MakeNode) -> None:
-    """From the given launch on the event never passes; whoever waits for it waits until somebody kills him."""
+    """From the given launch on no event passes and no wait returns, until the GPU is lost or the waiting process dies."""
     node = make_node(gpus=1, time_scale=100)
     node.state.apply("launch_hangs")
     node.state.set("gpu.0.hang_after_launches", 3)
@@ -351,13 +352,24 @@ def test_a_launch_can_hang(make_node: MakeNode) -> None:
     burn.launch()
     end = burn.cuda.event()
     burn.cuda.call("cuEventRecord", end, None)
+    answers: list[int] = []
+
+    def wait() -> None:
+        burn.cuda.call("cuCtxSetCurrent", burn.context)
+        answers.append(burn.cuda.library.cuStreamSynchronize(None))
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
     start = node.state.show()["model_time_s"]
-    while node.state.show()["model_time_s"] < start + 20:
+    while node.state.show()["model_time_s"] < start + 30:
         assert burn.cuda.library.cuEventQuery(end) == 600
         assert burn.cuda.library.cuStreamQuery(None) == 600
+    assert waiting.is_alive()
     assert pynvml.nvmlDeviceGetUtilizationRates(node.gpu()).gpu == 100
+    node.state.apply("gpu_lost")
+    waiting.join(30)
+    assert answers == [999]
     burn.close()
-    assert pynvml.nvmlDeviceGetUtilizationRates(node.gpu()).gpu <= 100
 
 
 def test_a_gpu_can_be_lost_by_a_launch(make_node: MakeNode) -> None:

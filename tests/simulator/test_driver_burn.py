@@ -341,7 +341,7 @@ def test_addresses_are_checked(make_node: MakeNode) -> None:
 
 
 def test_a_launch_can_hang(make_node: MakeNode) -> None:
-    """From the given launch on no event passes and no wait returns, until the GPU is lost or the waiting process dies."""
+    """From the given launch on no event passes and no wait returns, until the GPU is lost or the process dies."""
     node = make_node(gpus=1, time_scale=100)
     node.state.apply("launch_hangs")
     node.state.set("gpu.0.hang_after_launches", 3)

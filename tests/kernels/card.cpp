@@ -8,7 +8,8 @@ extern "C" {
 int burn(u32 grid, const u64 *arguments) {
     memcpy(given, arguments, sizeof given);
     return card::launch(grid, [] {
-        gpugate_burn(given[0], given[1], given[2], given[3], given[4], given[5], u32(given[6]), u32(given[7]), given[8]);
+        gpugate_burn(given[0], given[1], given[2], given[3], given[4], given[5], u32(given[6]), u32(given[7]),
+                     given[8]);
     });
 }
 

@@ -4,7 +4,7 @@
 // a vote, a shuffle) and waits there; when all 32 wait for the same, that is done and they go on. Lanes that part, so
 // that some wait where others do not, would hang a card or worse: here the launch ends with DIVERGED.
 //
-// The layouts of mma's fragments are written down as the PTX ISA has them, element by element, and not as layouts.py does.
+// The layouts of mma's fragments are written down as the PTX ISA has them, element by element: not as layouts.py does.
 #pragma once
 
 #include <math.h>

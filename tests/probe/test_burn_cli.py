@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from faking import GPU
+from gpugate.probe.burn import runs
 from gpugate.probe.burn.live import row
 from gpugate.probe.burn.screen import Screen
 from gpugate.probe.summary import burn_summary
@@ -67,8 +68,8 @@ def test_burn_of_eight_gpus_on_a_terminal(make: Callable[..., Burning], probe: P
     assert re.search(r"^  7 (mix|rates|memory) +\d+\.\d +\d+ +\d+ +\d+ +\d+ .*/s +0$", tables[-1], re.MULTILINE)
     for index in range(8):
         assert re.search(rf"GPU {index}    {node.machine.state.get(f'gpu.{index}.uuid')}: .*no mismatch", summary)
-    assert re.search(r"\d\.\d \(\d+\.\d to \d+\.\d\) C below slowdown once steady, \d{3} W at \d+ MHz", summary)
-    assert "f16" in summary
+    assert re.search(r" C below slowdown once steady, \d{3} W at \d+ MHz, fma [\d.]+, f16 [\d.]+, bf16", summary)
+    assert "GiB free tested in one piece" in summary
     assert "0 Xids" in summary
 
 
@@ -141,6 +142,7 @@ def test_life_of_a_detached_burn(node: Burning) -> None:
     code, out, _ = node.run("burn", "fetch", run.id)
     assert code == 0
     assert json.loads(out)["gpus"][0]["reason"] == "it was told to stop"
+    assert "aborted: it was told to stop (all GPUs)" in node.run("burn", "status", run.id)[1]
 
 
 def test_status_of_all(node: Burning) -> None:
@@ -161,7 +163,7 @@ def test_status_of_all(node: Burning) -> None:
     assert "SIGSEGV" in crashed["why"]
     words = node.run("burn", "status")[1]
     assert f"{crashed['id']}  failed: the burn was lost" in words
-    assert "done: see `gpugate-probe burn fetch" in words
+    assert "done: see `gpugate-probe burn status" in words
 
 
 @pytest.mark.parametrize(
@@ -184,12 +186,11 @@ def test_what_is_no_id_is_refused(node: Burning, command: str, name: str) -> Non
 @pytest.mark.parametrize("command", ["status", "fetch", "stop"])
 def test_an_id_that_is_not_there(node: Burning, command: str) -> None:
     """Another burn than those that are kept is not done, and those that there are get named."""
-    node.run("burn", burner="good")
-    (known,) = (place.name for place in (node.state_dir / "burns").iterdir())
+    known = runs.create(node.state_dir, {})
     code, out, err = node.run("burn", command, "20200101T000000Z-00000000")
     assert (code, out) == (1, "")
     assert "burn 20200101T000000Z-00000000 is not kept" in err
-    assert known in err
+    assert known.id in err
 
 
 @pytest.mark.parametrize("command", ["fetch", "stop"])

@@ -1,4 +1,4 @@
-"""The document as a person reads it on a terminal."""
+"""The document, or one burn, as a person reads it on a terminal."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ _UNKNOWN: dict[str, Any] = {}
 
 def summary(document: dict[str, Any]) -> str:
     """A few lines on host and driver, two a GPU, then every gap with its reason."""
-    burn = document["burn"]
-    parts = [_host(document), _driver(document["driver"]), _gpus(document)]
-    if "gpus" in burn:
-        parts.append(_burn(burn))
-    return "\n".join(line for part in parts for line in [*part, ""]) + "\n" + "\n".join(_gaps(document))
+    return "\n".join([*_host(document), "", *_driver(document["driver"]), "", *_gpus(document), "", *_gaps(document)])
 
 
 def burn_summary(burn: dict[str, Any]) -> str:

@@ -171,11 +171,13 @@ def _status(node: Node, options: argparse.Namespace) -> int:
     found = _meant(node, options)
     if options.id and not found:
         return _failed(_none(node, options))
-    told = [_state_of(run) for run in found]
+    over = outcome(found[0]) if options.id else None
     if options.json:
-        _say(json.dumps({"burns": told}))
+        _say(json.dumps({"burns": [_state_of(run) for run in found]}))
+    elif isinstance(over, Burn):
+        _say(burn_summary(to_json(over)))
     else:
-        _say("\n".join(text for state in told for text in _words(state)) or _none(node, options))
+        _say("\n".join(words for run in found for words in _words(_state_of(run))) or _none(node, options))
     return DONE
 
 
@@ -195,7 +197,7 @@ def _state_of(run: Run) -> dict[str, Any]:
 
 def _words(state: dict[str, Any]) -> list[str]:
     if state["state"] == runs.DONE:
-        return [f"{state['id']}  done: see `gpugate-probe burn fetch {state['id']}`"]
+        return [f"{state['id']}  done: see `gpugate-probe burn status {state['id']}`"]
     if state["why"]:
         return [f"{state['id']}  {state['state']}: {state['why']}"]
     head = f"{state['id']}  {state['state']}, keeper {state['pid']}, heard {state['heard_s_ago']} s ago"

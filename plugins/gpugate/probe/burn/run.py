@@ -48,6 +48,7 @@ def start(request: BurnRequest, state_dir: Path, root: Path = Path("/")) -> Begu
     """Start a burn and the keeper that brings it to its end; a Gap where the state folder cannot hold its result."""
     try:
         run = runs.create(state_dir, {"request": asdict(request), "root": str(root)})
+        lock = run.lock()
     except OSError as error:
         where = error.filename or state_dir
         return Gap(
@@ -57,7 +58,6 @@ def start(request: BurnRequest, state_dir: Path, root: Path = Path("/")) -> Begu
             ),
             error.errno,
         )
-    lock = run.lock()
     try:
         process = detached(keeper.__name__, str(run.folder), lock, run.folder / "log")
     except OSError as error:
@@ -100,7 +100,7 @@ class Begun:
 
     def begins(self) -> Gap | None:
         """Wait until the GPUs are under load: None, or why they will not be."""
-        while self._process.poll() is None and self.run.state() == "starting":
+        while self._process.poll() is None and self.run.state() == "starting" and time.monotonic() < self._give_up_at:
             time.sleep(_LOOK_UP_EVERY_S)
         if self.run.state() in (runs.REFUSED, runs.LOST):
             found = self.follow(lambda _: None)

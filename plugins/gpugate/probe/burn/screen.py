@@ -26,16 +26,12 @@ class Screen:
     def show(self, title: str, live: dict[str, Any]) -> None:
         """Draw the table anew, or say a line for each GPU if it is time to."""
         gpus = live["gpus"]
+        head = f"{title}: {live['state']}" if gpus else f"{title}: {live['state']} {live['words']}".rstrip()
         if self._redraws and self._fits(len(gpus) + 2):
-            self._draw(
-                [
-                    f"{title}: {live['state']}{'' if gpus else ' ' + live['words']}",
-                    *([_HEAD] if gpus else []),
-                    *map(_row, gpus),
-                ],
-                gpus,
-            )
-        elif gpus and (self._told is None or time.monotonic() - self._told >= _LINES_EVERY_S):
+            self._draw([head, *([_HEAD] if gpus else []), *map(_row, gpus)], gpus)
+        elif not gpus:
+            self.say(head)
+        elif self._told is None or time.monotonic() - self._told >= _LINES_EVERY_S:
             self._told = time.monotonic()
             self.say(*map(line, gpus))
 

@@ -192,8 +192,8 @@ struct TensorS8 {
 
 // 16 products A_i x B_j, `passes` times over, then compared. `row`: the lane's word in the first row of the region.
 // Signs and passes come from the tables: what the compiler does not know it neither cancels nor unrolls.
-// They are odd in number, so that an error which changes its sign with B's does not cancel either. Where signs change, C
-// is 0 after every second pass: an error of the arithmetic shows all the same, but most bits of a 0 that flip in its
+// They are odd in number, so that an error which changes its sign with B's does not cancel either. Where signs change,
+// C is 0 after every second pass: an error of the arithmetic shows all the same, but most bits of a 0 that flip in its
 // register are lost in the next addition.
 template <class Work> DEVICE u32 tensor_round(const Place &at, const u32 *row, u32 signs, u32 passes) {
     constexpr u32 WORDS = TILES * TILES * Work::C;

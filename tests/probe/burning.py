@@ -58,12 +58,19 @@ class Node:
 
     @classmethod
     def make(
-        cls, place: Path, build_dir: Path, *, gpus: int = 2, board: str = "H100-SXM5-80GB", scale: float = 40
+        cls,
+        place: Path,
+        build_dir: Path,
+        *,
+        gpus: int = 2,
+        board: str = "H100-SXM5-80GB",
+        scale: float = 40,
+        driver: str = "550",
     ) -> Node:
-        """A healthy node with driver 550 whose time runs `scale` times as fast as the wall's."""
+        """A healthy node whose time runs `scale` times as fast as the wall's."""
         libdir = place / "lib"
-        install_driver(libdir, "550", build_dir=build_dir)
-        state = create_node_state(libdir / "gpusim.state", "burns", board, gpus, "550", time_scale=scale)
+        install_driver(libdir, driver, build_dir=build_dir)
+        state = create_node_state(libdir / "gpusim.state", "burns", board, gpus, driver, time_scale=scale)
         return cls(libdir, state, place / "state")
 
     def uuid(self, gpu: int) -> str:

@@ -13,7 +13,9 @@ from .each import DEADLINE_S, STEP_S, answer_each, ask_each
 from .kernel import NOTHING, Kernels
 
 _VECTOR_BYTES = 16
-_PATTERN = (kernels.RANDOM, 20011)
+# Each word its own address, then the same with every bit the other way round: no stuck bit can hide in both.
+_THERE, _BACK = (kernels.ADDRESS, 0), (kernels.ADDRESS, 0xFFFFFFFF)
+_WALKS = [(NOTHING, _THERE), (_THERE, _BACK), (_BACK, NOTHING)]
 _SLOT = 0
 _GIB = float(1 << 30)
 
@@ -55,7 +57,7 @@ def _try(cuda: Cuda, device: int, order: dict[str, int]) -> dict[str, Any]:
 
 
 def _correct(gpu: Kernels, free: int, asked: int, reserve: int) -> bool | Gap:
-    """Whether a pattern came back from `asked` bytes, rounded up to whole vectors."""
+    """Whether what was written came back from `asked` bytes, rounded up to whole vectors."""
     sizes = f"{_gib(free)} are free, {_gib(asked)} were asked for"
     if free < asked + reserve:
         return Gap(f"not tried: {sizes} and {_gib(reserve)} must stay free beside them")
@@ -65,13 +67,13 @@ def _correct(gpu: Kernels, free: int, asked: int, reserve: int) -> bool | Gap:
     except CudaError as error:
         return Gap(f"not to be had in one piece: {sizes}, and {error}", error.code)
     words = vectors * _VECTOR_BYTES // 4
-    gpu.sweep(base, words, NOTHING, _PATTERN, False, _SLOT)
-    gpu.sweep(base, words, _PATTERN, NOTHING, False, _SLOT)
+    for expect, write in _WALKS:
+        gpu.sweep(base, words, expect, write, False, _SLOT)
     gpu.wait()
     answer = gpu.answer(_SLOT)
     gpu.cuda.free(base)
-    if answer.vectors != 2 * vectors:
-        return Gap(f"the kernel went over {answer.vectors} pieces of 16 bytes, {2 * vectors} were due")
+    if answer.vectors != len(_WALKS) * vectors:
+        return Gap(f"the kernel went over {answer.vectors} pieces of 16 bytes, {len(_WALKS) * vectors} were due")
     return answer.threads_completed == gpu.threads_launched and answer.wrong_words == 0
 
 

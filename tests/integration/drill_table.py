@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LARGE, SMALL = 4, 2  # GPUs
-NODES = {f"gpu{n}": LARGE if n < 7 else SMALL for n in range(13)}
+NODES = {f"gpu{n}": LARGE if n < 7 else SMALL for n in range(18)}
 
 
 @dataclass(frozen=True)
@@ -131,17 +131,27 @@ ROUNDS = [
         "gpu5": [
             Fault("warm_heatsink", "thermal.headroom", "headroom", 0),
             Fault("fan_failed", "thermal.headroom", "headroom", 1),
+            Fault("fan_stuck", "thermal.headroom", "headroom", 2),
         ],
         "gpu6": [
             Fault("sensor_stuck", "thermal.headroom", "it is stuck", 0),
+            Fault("fan_ramps", "thermal.headroom", "the fan still went", 1),
             Fault("locked_clock", "thermal.power_reached", "power", 2),
         ],
-        "gpu7": [Fault("wrong_answers", "compute.known_answer", "wrong answers", 1)],
+        "gpu7": [Fault("wrong_answers", "compute.known_answer", "wrong words", 1)],
         "gpu8": [Fault("wrong_bit_once", "driver.kernel_launch", "known answer is False", 1)],
-        "gpu9": [Fault("nan_answers", "compute.known_answer", "wrong answers", 1)],
-        "gpu10": [Fault("wrong_after_warmup", "compute.known_answer", "wrong answers", 1)],
-        "gpu11": [Fault("wrong_under_heat", "compute.known_answer", "wrong answers", 1)],
-        "gpu12": [Fault("hot_inlet", "thermal.memory_headroom", "HBM headroom", 1)],
+        "gpu9": [Fault("nan_answers", "compute.known_answer", "wrong words", 1)],
+        "gpu10": [Fault("wrong_after_warmup", "compute.known_answer", "wrong words", 1)],
+        "gpu11": [Fault("wrong_under_heat", "compute.known_answer", "wrong words", 1)],
+        "gpu13": [Fault("wrong_memory", "memory.pattern", "words that read back otherwise", 1)],
+        "gpu14": [Fault("launch_hangs", "compute.known_answer", "has not come to its end", 1)],
+        "gpu15": [Fault("lost_under_load", "identity.gpu_count", "GPU is lost", 1)],
+        "gpu16": [
+            Fault("slow_gpu", "compute.siblings", "below its siblings'", 0),
+            Fault("pcie_replays", "errors.pcie", "PCIe replays a second under load", 1),
+        ],
+        "gpu12": [Fault("power_cap", "compute.siblings", "below its siblings'", 1)],
+        "gpu17": [Fault("hot_neighbours", "thermal.headroom", "headroom", 0)],
     }),
 ]  # fmt: skip
 WHERE_INJECTED = {  # GPUs of faults whose red line names a bus id, or none, instead of the GPU
@@ -153,7 +163,8 @@ WHERE_INJECTED = {  # GPUs of faults whose red line names a bus id, or none, ins
 HEALTHY: dict[str, list[int | None]] = {
     "ecc_old": [0],
     "xid_13": [1],
-    "power_cap": [2],
+    "power_noise": [0],
+    "hot_inlet": [2],
     "oom_kill": [None],
     "reboot_required": [None],
 }
@@ -161,12 +172,11 @@ HEALTHY: dict[str, list[int | None]] = {
 UNSEEN = {
     "gpu_swapped": "the gate compares the report's UUIDs with the node's; no inventory lists them",
     "nvlink_errors": "link error counters need a rate over time, and policy has no bound for it",
-    "pcie_replays": "healthy cards replay too: the counter needs a rate over time, as the example's own check shows",
     "page_retirement_pending": "retired pages (T4 and older) are not read; these boards remap rows",
     "power_set_ignored": "shows when a limit is set: provision.yml reads it back and fails",
     "sensor_noise": "judged is the card's margin, which on this board is the memory's and not the noisy sensor's",
-    "slow_gpu": "no check compares the rates of siblings (compute.siblings is to come)",
     "sram_errors": "the SRAM counters are not read",
 }
 ODD_NODE, UNSEEN_NODE = "gpu0", "gpu1"
-HOT_NODE = "gpu5"  # runs at the full 700 W, at which its warm heat sink shows
+HOT_NODES = ("gpu5", "gpu17")  # run at the full 700 W, at which a warm heat sink and warm neighbours show
+HANGS = "gpu14"  # where a launch never ends

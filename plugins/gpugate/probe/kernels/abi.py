@@ -25,7 +25,7 @@ MEMORY_ROLE = 6
 
 SETS = 4  # of operands: a warp takes them in turn, one a round
 TILES = 4  # fragments of A, and of B, that a warp holds: their 16 products are one pass
-PASSES = 25  # odd: with B's sign changing from pass to pass, what is left is one A x B
+PASSES = 25  # odd: with B's sign changing (+ + - + - ... + -), what is left is one A x B
 CHAINS, STEPS = 8, 128  # of fma: chains a thread, steps a round
 STREAM_CHUNK_BYTES = 8192  # a warp's 32 lanes, 16 vectors of 16 bytes each
 STREAM_CHUNKS = 16  # a round

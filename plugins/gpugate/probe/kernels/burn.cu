@@ -192,9 +192,9 @@ struct TensorS8 {
 
 // 16 products A_i x B_j, `passes` times over, then compared. `row`: the lane's word in the first row of the region.
 // Signs and passes come from the tables: what the compiler does not know it neither cancels nor unrolls.
-// They are odd in number, so that an error which changes its sign with B's does not cancel either. Where signs change,
-// C is 0 after every second pass: an error of the arithmetic shows all the same, but most bits of a 0 that flip in its
-// register are lost in the next addition.
+// They are odd in number, so that an error which changes its sign with B's does not cancel either. Signs change after
+// the second pass and each one from there on: C is the product and twice the product in turn, and never 0, in which
+// flipped bits would be lost with the next addition.
 template <class Work> DEVICE u32 tensor_round(const Place &at, const u32 *row, u32 signs, u32 passes) {
     constexpr u32 WORDS = TILES * TILES * Work::C;
     row += at.round % SETS * (TILES * Work::A + TILES * Work::B + WORDS) * LANES;
@@ -210,7 +210,7 @@ template <class Work> DEVICE u32 tensor_round(const Place &at, const u32 *row, u
 #pragma unroll
         for (u32 tile = 0; tile < TILES * TILES; ++tile)
             Work::mma(c + tile * Work::C, a[tile / TILES], b[tile % TILES]);
-        if (Work::ALTERNATES) {
+        if (Work::ALTERNATES && pass != 0) {
 #pragma unroll
             for (u32 n = 0; n < TILES * Work::B; ++n) b[n / Work::B][n % Work::B] ^= signs;
         }

@@ -18,9 +18,10 @@ a register, the first in the low bits). C_ij is A_i x B_j as FP32 for f16 and bf
 for s8. A chain is y = fma(y, y, addend), STEPS times.
 
 No golden word is 0, so that a result which was never computed cannot pass. Operands are pseudo-random, so that all
-bits of the multipliers work, and the same on every node. For f16, |a| is 1024 to 2047 and |b| 128 to 255, for bf16 both
-are 128 to 255: a product is an integer below 2**19, and whatever is summed of the 16 that make one element, on top of
-an accumulator that holds as much, is below 2**24, where FP32 has every integer: no order of summation rounds anything.
+bits of the multipliers work, and the same on every node. For f16, |a| is 1024 to 2047 and |b| 64 to 127, for bf16 both
+are 128 to 255: a product is an integer below 2**18, and whatever is summed of the 16 that make one element, on top of
+an accumulator that holds twice as much, is below 2**24, where FP32 has every integer: no order of summation rounds
+anything.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ SHAPES = {
     75: {"f16": M16N8K8, "s8": M8N8K16},
     80: {"f16": M16N8K16, "bf16": M16N8K16, "s8": M16N8K32},
 }
-_LEAST = {"f16": (1024, 128), "bf16": (128, 128)}  # |a| and |b| are this or more, and less than twice as much
+_LEAST = {"f16": (1024, 64), "bf16": (128, 128)}  # |a| and |b| are this or more, and less than twice as much
 
 
 def build(architecture: int) -> bytes:

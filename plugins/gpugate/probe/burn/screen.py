@@ -9,7 +9,7 @@ from typing import Any, TextIO
 from .live import line, say
 
 _LINES_EVERY_S = 5.0
-_HEAD = "GPU phase       s     C  left     W    MHz rate                     wrong"
+_HEAD = f"GPU phase       s     C  left     W    MHz {'rate':<28}  wrong"
 _ALARM, _PLAIN = "\x1b[1;31m", "\x1b[0m"
 
 
@@ -61,6 +61,6 @@ def _row(gpu: dict[str, Any]) -> str:
     return (
         f"{say(gpu['index']):>3} {say(gpu['phase']):<7}{say(gpu['seconds'], '.1f'):>6}"
         f"{say(gpu['temperature_c'], '.0f'):>6}{say(gpu['below_slowdown_c'], '.0f'):>6}"
-        f"{say(gpu['power_w'], '.0f'):>6}{say(gpu['sm_mhz'], '.0f'):>7} {say(gpu['rate']):<22}"
-        f"{say(gpu['mismatches']):>8}"
+        f"{say(gpu['power_w'], '.0f'):>6}{say(gpu['sm_mhz'], '.0f'):>7} {say(gpu['rate']):<28}"
+        f"{say(gpu['mismatches']):>7}"
     )

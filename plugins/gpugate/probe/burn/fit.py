@@ -1,17 +1,15 @@
-"""Where will it settle? A first-order fit T(t) = S + (T0 - S) * exp(-t / tau) over a burn's samples.
+"""Where will it settle, and how far can that be believed? The thermal model, fitted to a burn's samples.
 
-For a given tau the model is linear in S and T0, so the search is over tau alone. The interval of S is the profile
-likelihood's: all S that some tau explains about as well as the best one does. Unlike a linearised interval it opens
-up where the samples cannot tell a slow rise to a high value from a quick one to a low value, which is exactly where a
-short burn must not be believed.
+The search is over tau alone, and the interval is the posterior's over all of them: it opens up where a slow rise to a
+high value explains the samples as well as a quick one to a low value does, which is exactly where a short burn must not
+be believed. Samples that scatter more than they should widen it, and samples that lie off the fit together are no rise
+to a steady value at all: a sensor that sticks, a fan that stops.
 
-The sensor counts whole degrees. Its steps are neither small nor independent, so: a residual never counts as less than
-a step's own standard deviation; residuals that follow each other count as fewer observations; and the interval is
-wider by half a step on both sides, which no averaging takes away.
+Fans are faster where it gets hotter, and when they will be nobody knows beforehand. So the interval's end on the side
+of less swing is wider, until the samples have seen what a swing of that size sets in motion.
 
-A card has more than one time constant: the die is quick, the heat sink slow. Where the second one hides under the fit
-it shows as a drift of the last residuals. A large drift means that the model does not hold; a small one widens the
-interval on its side, by what the drift would still add if it died away by a quarter in each quarter of the burn.
+The sensor counts whole degrees, rounded or cut off: the interval is wider by half a step on both sides, which no
+averaging takes away.
 """
 
 from __future__ import annotations
@@ -19,170 +17,148 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import mul
 
 from ...evidence.facts import Gap
 from ...evidence.types import SteadyState
+from .thermal import SENSOR_STEP, Fit, Model, binned
 
 Point = tuple[float, float]
 
-BINS = 48
 LEAST_POINTS = 24
-SENSOR_STEP = 1.0
-_STEP_DEVIATION = SENSOR_STEP / math.sqrt(12)
-_LEAST_TAU_S = 0.5
-_MOST_TAU = 20.0  # in lengths of the series: beyond that the samples are a straight line
-_TAUS = 36
-_FINE_TAUS = 14
-_Z = 1.959964  # 97.5% of the normal distribution
-_MOST_CORRELATION = 0.9
-_MOST_DRIFT = 0.75
-_DRIFT_GOES_ON = 4.0
+DIE_S = 1.5  # how quickly a die follows its power
+_LEAST_BINS = 12
+_COARSE_TAUS, _FINE_TAUS = 14, 16
+_LEAST_TAU_S, _QUICK_TAU_S = 3.0, 3.2  # no heat sink is as quick as that
+_MOST_TAU = 4.0  # in lengths of the series: beyond that the samples are a straight line
+_FREE = 4  # what a fit takes of the bins' freedom: the smaller terms are held by their priors
+_UNLIKELY, _LIKELY = 12.0, 2.0  # less than the best, in log likelihood
+_NEGLIGIBLE, _NEAR_C = 1e-5, 0.005
+_FANS, _FANS_SEEN = 0.2, 4.0  # in parts of the swing; in tau
+_MOST_SLOW = 0.1  # probability that the burn saw less than one time constant
+_MOST_ALIKE, _STUCK_ALIKE = 1.2, 0.4  # in units of the variance that was expected
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """The best fit, and `unsettled`: why it must not be taken for a prediction (None: it may)."""
+    """The best fit; `spread`: half of its interval, fans apart; `unsettled`: why it is no prediction, None if it is."""
 
     state: SteadyState
+    spread: float
     unsettled: str | None
 
 
-def settle(points: Sequence[Point]) -> SteadyState | Gap:
-    """The steady value of a series of (device seconds, value), or why it cannot be told yet."""
-    found = estimate(points)
-    if isinstance(found, Gap):
-        return found
-    return found.state if found.unsettled is None else Gap(found.unsettled)
+def estimate(
+    points: Sequence[Point],
+    load: Sequence[float] | None = None,
+    idle: float | None = None,
+    fast_s: float = DIE_S,
+) -> Estimate | Gap:
+    """Fit samples (seconds since the load came, value) of one sensor, rising or falling.
 
-
-def estimate(points: Sequence[Point]) -> Estimate | Gap:
-    """The best fit with all that speaks against it; a Gap where there is nothing to fit."""
+    `load`: for each sample 0 at idle, 1 at the power for which the steady value is asked; None: 1 throughout. `idle`:
+    what the sensor showed before the load; None: not known, and nothing is before the first sample. `fast_s`: the time
+    constant of what is quick about it. A Gap where there is nothing to fit.
+    """
     if len(points) < LEAST_POINTS:
         return Gap(f"only {len(points)} samples, a fit needs {LEAST_POINTS}")
     values = [value for _, value in points]
+    begun = points[0][0] if idle is None else 0.0
+    length = points[-1][0] - begun
     if max(values) == min(values):
-        return Gap(
-            f"the sensor stood still at {values[0]:g} under load for {points[-1][0] - points[0][0]:.1f} s: it is stuck"
-        )
-    series = _binned(points)
-    length = series[-1][0] - series[0][0]
-    coarse = _geometric(_LEAST_TAU_S, _MOST_TAU * length, _TAUS)
-    best = min((_given_tau(series, tau) for tau in coarse), key=lambda fit: fit.squares)
-    ratio = coarse[1] / coarse[0]
-    best = min(
-        (_given_tau(series, tau) for tau in _geometric(best.tau / ratio, best.tau * ratio, _FINE_TAUS)),
-        key=lambda fit: fit.squares,
-    )
-    residuals = [value - best.steady - best.swing * math.exp(-(t - series[0][0]) / best.tau) for t, value in series]
-    freedom = _freedom(residuals)
-    drift = _drift(residuals)
-    variance = max(best.squares / (len(series) - 3), _STEP_DEVIATION**2) * (len(series) - 3) / freedom
-    allowance = variance * _student(freedom) ** 2
-    low, high, open_end = _interval(series, best, coarse, allowance)
+        return Gap(f"the sensor stood still at {values[0]:g} under load for {length:.1f} s: it is stuck")
+    bins = binned(points, load or [1.0] * len(points), begun)
+    if len(bins) < _LEAST_BINS:
+        return Gap(f"the {len(points)} samples of {length:.1f} s are bunched together: there is no rise to be seen")
+    noise = sum([(b - a) ** 2 for a, b in zip(values, values[1:])]) / 2 / (len(values) - 1)
+    model = Model(bins, noise, idle, fast_s)
+    fits, slowest = _likely(model, length)
+    best = max(fits, key=lambda fit: fit.log(1.0))
+    mixture = _mixture(fits, _excess(best))
+    low, middle, high = (_quantile(mixture, part) for part in (0.025, 0.5, 0.975))
+    start = bins[0].value if idle is None else idle
+    fans = _FANS * (middle - start) * min(1.0, max(0.0, (_FANS_SEEN - length / best.tau) / 2))
     state = SteadyState(
-        value=best.steady,
-        low=low - SENSOR_STEP / 2 + min(0.0, drift) * _DRIFT_GOES_ON,
-        high=high + SENSOR_STEP / 2 + max(0.0, drift) * _DRIFT_GOES_ON,
+        value=middle,
+        low=low - SENSOR_STEP / 2 - max(0.0, fans),
+        high=high + SENSOR_STEP / 2 - min(0.0, fans),
         tau_s=best.tau,
-        rms=math.sqrt(best.squares / len(series)),
+        rms=math.sqrt(sum(map(mul, best.residuals, best.residuals)) / len(bins)),
     )
-    if open_end:
-        return Estimate(
-            state, f"after {length:.1f} s the samples still fit any slower rise: no steady value is in sight"
-        )
-    if best.tau > length:
-        return Estimate(state, f"{length:.1f} s are less than one time constant of {best.tau:.1f} s")
-    if abs(drift) > _MOST_DRIFT:
-        return Estimate(state, f"after {length:.1f} s the samples still drift away from the fit, by {drift:+.1f}")
-    return Estimate(state, None)
+    slow = sum([share for share, fit in zip(mixture.shares, fits) if fit.tau > length])
+    alike = _alike(best, model.weights)
+    still = points[-1][0] - next(t for t, value in reversed(points) if value != values[-1])
+    why = None
+    if slowest:
+        why = f"after {length:.1f} s the samples still fit any slower rise: no steady value is in sight"
+    elif slow > _MOST_SLOW:
+        why = f"{length:.1f} s may well be less than one time constant (the best guess is {best.tau:.1f} s)"
+    elif still > length / 3 and (alike > _STUCK_ALIKE or best.tau < _QUICK_TAU_S):
+        why = f"the sensor has stood still at {values[-1]:g} for {still:.1f} s, and broke off its rise: it may be stuck"
+    elif alike > _MOST_ALIKE:
+        why = f"the samples of {length:.1f} s are no rise to a steady value: they stray from the best fit together"
+    return Estimate(state, (high - low + SENSOR_STEP) / 2, why)
+
+
+def _likely(model: Model, length: float) -> tuple[list[Fit], bool]:
+    """Fits over all tau that are at all likely, and whether the slowest that there is is one of them."""
+    slowest = max(_MOST_TAU * length, 2 * _LEAST_TAU_S)
+    coarse = [model.fit(tau) for tau in _geometric(_LEAST_TAU_S, slowest, _COARSE_TAUS)]
+    best = max(coarse, key=lambda fit: fit.log(1.0))
+    least = best.log(_excess(best)) - _UNLIKELY
+    likely = [i for i, fit in enumerate(coarse) if fit.log(_excess(best)) > least]
+    first, last = max(likely[0] - 1, 0), min(likely[-1] + 1, len(coarse) - 1)
+    fine = [model.fit(tau) for tau in _geometric(coarse[first].tau, coarse[last].tau, _FINE_TAUS)]
+    top = max(fit.log(_excess(best)) for fit in fine)
+    return fine, last == len(coarse) - 1 and fine[-1].log(_excess(best)) > top - _LIKELY
+
+
+def _excess(best: Fit) -> float:
+    """How many times the variance that was expected the samples have around the best fit; at least 1."""
+    return max(1.0, best.misfit / (len(best.residuals) - _FREE))
 
 
 @dataclass(frozen=True)
-class _Fit:
-    """Least squares for one tau: steady value, swing (T0 - S), sum of squares, and S's variance per unit variance."""
+class _Mixture:
+    """Normal distributions of the steady value, one for each tau: probability, mean and standard deviation."""
 
-    tau: float
-    steady: float
-    swing: float
-    squares: float
-    spread: float
+    shares: list[float]
+    means: list[float]
+    deviations: list[float]
 
 
-def _given_tau(series: Sequence[Point], tau: float) -> _Fit:
-    start = series[0][0]
-    decay = [math.exp((start - t) / tau) for t, _ in series]
-    n = len(series)
-    sum_d, sum_dd = sum(decay), sum([d * d for d in decay])
-    sum_y, sum_dy = sum([y for _, y in series]), sum([d * y for d, (_, y) in zip(decay, series)])
-    determinant = n * sum_dd - sum_d * sum_d
-    if determinant <= 1e-9 * n * n:  # nothing bends: this tau is a constant or a line too long
-        mean = sum_y / n
-        return _Fit(tau, mean, 0.0, sum([(y - mean) ** 2 for _, y in series]), math.inf)
-    steady = (sum_dd * sum_y - sum_d * sum_dy) / determinant
-    swing = (n * sum_dy - sum_d * sum_y) / determinant
-    squares = sum([(y - steady - swing * d) ** 2 for d, (_, y) in zip(decay, series)])
-    return _Fit(tau, steady, swing, squares, sum_dd / determinant)
-
-
-def _interval(
-    series: Sequence[Point], best: _Fit, coarse: Sequence[float], allowance: float
-) -> tuple[float, float, bool]:
-    """Lowest and highest S within the allowance over all tau, and whether the slowest tau is still among them."""
-    likely = [tau for tau in coarse if _given_tau(series, tau).squares - best.squares <= allowance]
-    ratio = coarse[1] / coarse[0]
-    first, last = min(likely, default=best.tau) / ratio, max(likely, default=best.tau) * ratio
-    low = high = best.steady
-    for tau in [best.tau, *_geometric(first, last, _FINE_TAUS)]:
-        fit = _given_tau(series, tau)
-        room = allowance - (fit.squares - best.squares)
-        if room < 0:
-            continue
-        if math.isinf(fit.spread):
-            return low, high, True
-        reach = math.sqrt(room * fit.spread)
-        low, high = min(low, fit.steady - reach), max(high, fit.steady + reach)
-    return low, high, bool(likely) and likely[-1] == coarse[-1]
-
-
-def _binned(points: Sequence[Point]) -> list[Point]:
-    """At most BINS means over equal spans of time."""
-    start, end = points[0][0], points[-1][0]
-    width = (end - start) / BINS or 1.0
-    bins: dict[int, list[Point]] = {}
-    for point in points:
-        bins.setdefault(min(int((point[0] - start) / width), BINS - 1), []).append(point)
-    return [
-        (sum([t for t, _ in members]) / len(members), sum([y for _, y in members]) / len(members))
-        for _, members in sorted(bins.items())
-    ]
-
-
-def _drift(residuals: Sequence[float]) -> float:
-    """How much the last quarter of the residuals lies above the quarter before it."""
-    quarter = len(residuals) // 4
-    last, before = residuals[-quarter:], residuals[-2 * quarter : -quarter]
-    return sum(last) / quarter - sum(before) / quarter
-
-
-def _freedom(residuals: Sequence[float]) -> float:
-    """Degrees of freedom after three parameters, with residuals that follow each other counted as fewer."""
-    total = sum([r * r for r in residuals])
-    if total == 0:
-        return len(residuals) - 3.0
-    together = sum([a * b for a, b in zip(residuals, residuals[1:])]) / total
-    correlation = min(max(together, 0.0), _MOST_CORRELATION)
-    return max(3.0, len(residuals) * (1 - correlation) / (1 + correlation) - 3)
-
-
-def _student(freedom: float) -> float:
-    """97.5% of Student's t, by its expansion around the normal (Abramowitz and Stegun 26.7.5)."""
-    z = _Z
-    return (
-        z
-        + (z**3 + z) / (4 * freedom)
-        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
-        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * freedom**3)
+def _mixture(fits: Sequence[Fit], excess: float) -> _Mixture:
+    top = max(fit.log(excess) for fit in fits)
+    shares = [math.exp(fit.log(excess) - top) for fit in fits]
+    return _Mixture(
+        [share / sum(shares) for share in shares],
+        [fit.steady for fit in fits],
+        [math.sqrt(fit.variance * excess) for fit in fits],
     )
+
+
+def _quantile(mixture: _Mixture, part: float) -> float:
+    parts = [
+        (share, mean, deviation * math.sqrt(2))
+        for share, mean, deviation in zip(mixture.shares, mixture.means, mixture.deviations)
+        if share > _NEGLIGIBLE
+    ]
+    low = min([mean - 5 * width for _, mean, width in parts])
+    high = max([mean + 5 * width for _, mean, width in parts])
+    while high - low > _NEAR_C:
+        middle = (low + high) / 2
+        below = sum([share * math.erfc((mean - middle) / width) for share, mean, width in parts]) / 2
+        low, high = (middle, high) if below < part else (low, middle)
+    return (low + high) / 2
+
+
+def _alike(best: Fit, weights: Sequence[float]) -> float:
+    """What residuals next to each other have in common: their covariance, in units of the variance that was expected.
+
+    Noise, however much of it, has none; a curve of another shape has.
+    """
+    strays = [r * math.sqrt(weight) for r, weight in zip(best.residuals, weights)]
+    return sum([a * b for a, b in zip(strays, strays[1:])]) / (len(strays) - _FREE)
 
 
 def _geometric(first: float, last: float, count: int) -> list[float]:

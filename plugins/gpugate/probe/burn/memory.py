@@ -10,7 +10,6 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from ...errors import ProbeError
 from ...evidence.facts import Gap
 from ...evidence.types import MemoryTest
 from ..cuda.driver import OUT_OF_MEMORY, Cuda, CudaError
@@ -110,6 +109,8 @@ class MemoryTester:
         wanted = math.ceil(self._free * self._share / _GRAIN) * _GRAIN
         if wanted > self._free:
             wanted = self._free // 16 * 16
+        if wanted == 0:
+            return Gap(f"only {self._free} bytes are free")
         left, size = wanted, wanted
         while left > 0:
             size = min(size, left)
@@ -145,7 +146,7 @@ class MemoryTester:
     def _fitting(self) -> int:
         """Bytes that a launch reads and writes in LAUNCH_S, after the first one has shown how fast that is."""
         if self._busy_s <= 0:
-            raise ProbeError("the first launch of the memory test took no time")
+            return self._part
         size = int(self._moved / self._busy_s * LAUNCH_S / 2)
         return max(size // _GRAIN * _GRAIN, _LEAST_PIECE)
 

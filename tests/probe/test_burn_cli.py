@@ -102,7 +102,7 @@ def test_burn_without_a_terminal(make: Callable[..., Burning], probe: Path) -> N
     """Into a file go plain lines, one a GPU now and then, on the oldest Python that a node may have as well."""
     oldest = next((python for python in interpreters() if "3.9" in python), sys.executable)
     node = make(zipapp=probe, python=oldest)
-    code, out, err = node.run("burn", "--duration", "20", "--work", "f16", "--no-memory", "--json")
+    code, out, err = node.run("burn", "--duration", "5", "--work", "f16", "--no-memory", "--json")
     assert code == 0, err
     burn = json.loads(out)
     assert (burn["work"], len(burn["gpus"])) == ("f16", 2)
@@ -210,27 +210,24 @@ def test_mismatches_are_located_and_not_forgiven(node: Burning) -> None:
     assert "aborted: it calculated wrong (all GPUs)" in out
 
 
-def test_summary_groups_its_gaps(node: Burning) -> None:
+def _burn(gpus: list[dict[str, Any]], **facts: Any) -> dict[str, Any]:
+    node = {"sampler_core_share": 0.004, "xids_gained": 0, "samples": {"unavailable": "not stored", "code": 28}}
+    return {"id": "x", "work": "mix", "seconds": 60.0, "gpus": gpus, **node, **facts}
+
+
+def test_summary_groups_its_gaps() -> None:
     """What could not be measured on both GPUs is one line with its reason."""
-    code, out, _ = node.run("burn", burner="good")
-    assert code == 0
-    assert "gpus[0].max_fan_percent, gpus[1].max_fan_percent: the card has no fan [3]" in out
-    assert "78.0 of 80.0 GiB free tested in one piece at ? GB/s" in out
+    told = burn_summary(_burn([{"uuid": "GPU-1", **GPU}, {"uuid": "GPU-2", **GPU}]))
+    assert "gpus[0].max_fan_percent, gpus[1].max_fan_percent: the card has no fan [3]" in told
+    assert "78.0 of 80.0 GiB free tested in one piece at ? GB/s" in told
+    assert "maximum: the burn reached its maximum of 60 s (all GPUs)" in told
 
 
 def test_summary_of_a_burn_that_measured_nothing() -> None:
     """Where everything is a gap, nothing reads as a value."""
     gap = {"unavailable": "the GPU was lost", "code": 15}
     gpu = dict.fromkeys(GPU, gap) | {"uuid": "GPU-1", "ended": "aborted", "reason": "lost", "seconds": 0.0}
-    burn: dict[str, Any] = {
-        "id": "x",
-        "work": "mix",
-        "seconds": 0.0,
-        "gpus": [gpu],
-        "samples": gap,
-        "sampler_core_share": gap,
-        "xids_gained": gap,
-    }
+    burn = _burn([gpu], samples=gap, sampler_core_share=gap, xids_gained=gap)
     lines = burn_summary(burn).split("\n")
     assert lines[2:5] == [
         "GPU 0    GPU-1: aborted, 0.0 s, mismatches ?",

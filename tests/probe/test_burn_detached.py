@@ -244,7 +244,7 @@ def test_files_are_the_owners_alone(node: Burning) -> None:
 
 def test_burn_of_a_killed_collect_goes_on(node: Burning) -> None:
     """The probe that collects only follows the burn: killed, it leaves it to its end."""
-    burn = dataclasses.replace(ENDLESS, deadline_s=6)
+    burn = dataclasses.replace(ENDLESS, deadline_s=4)
     collect = node.start("collect", "--request", "-")
     assert collect.stdin is not None
     collect.stdin.write(json.dumps(dataclasses.asdict(ProbeRequest("n-1", "admission", launch=False, burn=burn))))
@@ -255,7 +255,7 @@ def test_burn_of_a_killed_collect_goes_on(node: Burning) -> None:
     assert node.over(run) == "done"
     found = json.loads(node.run("burn", "fetch", run.id)[1])
     assert {gpu["ended"] for gpu in found["gpus"]} == {"aborted"}
-    assert all("deadline of 6 s" in gpu["reason"] for gpu in found["gpus"])
+    assert all("deadline of 4 s" in gpu["reason"] for gpu in found["gpus"])
 
 
 def test_killed_burner_is_named_by_its_signal(node: Burning) -> None:
@@ -282,7 +282,7 @@ def test_no_load_outlives_a_killed_keeper(node: Burning) -> None:
 @pytest.mark.parametrize("fault", ["nvml_hang", "launch_hangs"])
 def test_hung_driver_is_a_verdict(node: Burning, fault: str) -> None:
     """A call or a launch that never returns in mid-burn ends the burn before the deadline, and its GPU is named."""
-    run = node.begin(dataclasses.replace(ENDLESS, deadline_s=8))
+    run = node.begin(dataclasses.replace(ENDLESS, deadline_s=6))
     node.machine.state.apply(fault, gpu=1)
     node.over(run)
     _, out, err = node.run("burn", "fetch", run.id)

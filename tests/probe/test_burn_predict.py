@@ -222,7 +222,7 @@ def test_throttle_far_from_the_limit_is_no_prediction() -> None:
     found = headroom(series, BOUND_C, over=True)
     assert isinstance(found, Gap)
     assert "throttled for heat" in found.unavailable
-    assert isinstance(temperature(series), Gap)
+    assert isinstance(temperature(series, over=True), Gap)
 
 
 def test_fit_that_contradicts_the_throttle_is_not_believed() -> None:
@@ -248,7 +248,7 @@ def test_rested_card_is_not_called_cool() -> None:
     found = headroom(series, BOUND_C, over=True)
     assert isinstance(found, Gap)
     assert "70% of the burn" in found.unavailable
-    assert isinstance(temperature(series), Gap)
+    assert isinstance(temperature(series, over=True), Gap)
 
 
 def test_rested_card_that_is_hot_all_the_same_is_called_hot() -> None:
@@ -270,7 +270,7 @@ def test_burn_cut_short_by_heat_says_how_near_it_came() -> None:
 
 def test_missing_sensor_stays_missing() -> None:
     """A card without a memory sensor gets that reason as its memory's prediction."""
-    found = temperature(burnt(towards(60), 30), MEMORY)
+    found = temperature(burnt(towards(60), 30), MEMORY, over=True)
     assert found == Gap("this card has no such sensor", 3)
 
 

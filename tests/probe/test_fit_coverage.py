@@ -42,7 +42,7 @@ def test_disturbed_cards_are_not_confidently_wrong(family: str, time_constants: 
     for seed in range(runs):
         card = drawn(family, seed)
         burn = burnt(card, time_constants * card.tau, seed)
-        found = temperature(burn.series)
+        found = temperature(burn.series, over=False)
         wrong += isinstance(found, SteadyState) and not found.low <= burn.steady_c <= found.high
     assert wrong <= 0.05 * runs
 
@@ -54,7 +54,7 @@ def test_most_disturbed_cards_are_predicted_in_the_end() -> None:
         for seed in range(10):
             card = drawn(family, 100 + seed)
             burn = burnt(card, 4 * card.tau, seed)
-            told = temperature(burn.series)
+            told = temperature(burn.series, over=False)
             if isinstance(told, SteadyState):
                 found.append(abs(told.value - burn.steady_c))
         assert len(found) >= 8, family
@@ -78,7 +78,7 @@ def test_card_without_power_sensor_is_predicted_too() -> None:
     for seed in range(10):
         card = Sink(tau=15.0, rise=30.0 + 2 * seed, noise=0.3, die=0.2)
         burn = burnt(card, 2.5 * card.tau, seed, power=False)
-        found = temperature(burn.series)
+        found = temperature(burn.series, over=False)
         assert isinstance(found, SteadyState)
         assert found.low <= burn.steady_c <= found.high
         assert found.value == pytest.approx(burn.steady_c, abs=2 * NEAR_C)

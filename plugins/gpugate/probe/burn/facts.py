@@ -59,7 +59,7 @@ def facts_of(gpu: BurningGpu, outcome: Outcome, request: BurnRequest) -> dict[st
         "max_temperature_c": to_json(_highest(gpu, TEMPERATURE)),
         "max_fan_percent": to_json(_highest(gpu, FAN)),
         "below_slowdown_c": to_json(predicted),
-        "memory_c": to_json(temperature(series, MEMORY)),
+        "memory_c": to_json(temperature(series, MEMORY, over=True)),
         "resistance_c_per_w": to_json(_resistance(gpu)),
         "event_shares": to_json(shares),
         "pcie_generation": to_json(_lowest(series, PCIE_GENERATION, half)),
@@ -124,7 +124,7 @@ def _resistance(gpu: BurningGpu) -> float | Gap:
     """(steady - idle temperature) / (power above idle)."""
     if gpu.series.throttled_at() is not None:
         return Gap("the card throttled for heat: temperature and power were not those of one load")
-    steady, power, idle = temperature(gpu.series), plateau_power(gpu.series, gpu.mix_s / 2), gpu.series.idle
+    steady, power, idle = temperature(gpu.series, over=True), plateau_power(gpu.series, gpu.mix_s / 2), gpu.series.idle
     if isinstance(steady, Gap):
         return steady
     if isinstance(power, Gap):

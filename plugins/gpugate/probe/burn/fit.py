@@ -25,9 +25,9 @@ from .thermal import SENSOR_STEP, Fit, Model, binned
 
 Point = tuple[float, float]
 
-LEAST_POINTS = 24
+LEAST_POINTS = 12
 DIE_S = 1.5  # how quickly a die follows its power
-_LEAST_BINS = 12
+_LEAST_BINS = 8
 _COARSE_TAUS, _FINE_TAUS = 14, 16
 _LEAST_TAU_S, _QUICK_TAU_S = 3.0, 3.2  # no heat sink is as quick as that
 _MOST_TAU = 4.0  # in lengths of the series: beyond that the samples are a straight line

@@ -198,7 +198,7 @@ def is_decided(gpu: BurningGpu, request: BurnRequest) -> bool:
         return False
     if predicted.high < request.headroom_c or MEMORY in gpu.series.gaps:
         return True
-    return not isinstance(temperature(gpu.series, MEMORY), Gap)
+    return not isinstance(temperature(gpu.series, MEMORY, over=False), Gap)
 
 
 def _too_hot(gpu: BurningGpu, request: BurnRequest) -> str:

@@ -64,15 +64,15 @@ def headroom(series: Series, bound_c: float, over: bool) -> SteadyState | Gap:
     return _after_throttle(series, why)
 
 
-def temperature(series: Series, name: str = TEMPERATURE) -> SteadyState | Gap:
-    """Predicted steady temperature of a sensor without throttling."""
+def temperature(series: Series, name: str = TEMPERATURE, *, over: bool) -> SteadyState | Gap:
+    """Predicted steady temperature of a sensor without throttling. `over`: as above."""
     if name in series.gaps:
         return series.gaps[name]
     at_rest = {TEMPERATURE: series.idle.temperature_c, MEMORY: series.idle.memory_temperature_c}
     found = _settled(series, name, at_rest[name])
     if isinstance(found, Gap):
         return _after_throttle(series, found)
-    doubt = _too_wide(found) or rested(series)
+    doubt = (None if over else _too_wide(found)) or rested(series)
     return found.state if doubt is None else _after_throttle(series, doubt)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 LARGE, SMALL = 4, 2  # GPUs
-NODES = {f"gpu{n}": LARGE if n < 7 else SMALL for n in range(18)}
+NODES = {f"gpu{n}": LARGE if n < 7 or n == 18 else SMALL for n in range(19)}
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,6 @@ ROUNDS = [
         ],
         "gpu6": [
             Fault("sensor_stuck", "thermal.headroom", "it is stuck", 0),
-            Fault("fan_ramps", "thermal.headroom", "the fan still went", 1),
             Fault("locked_clock", "thermal.power_reached", "power", 2),
         ],
         "gpu7": [Fault("wrong_answers", "compute.known_answer", "wrong words", 1)],
@@ -143,7 +142,7 @@ ROUNDS = [
         "gpu9": [Fault("nan_answers", "compute.known_answer", "wrong words", 1)],
         "gpu10": [Fault("wrong_after_warmup", "compute.known_answer", "wrong words", 1)],
         "gpu11": [Fault("wrong_under_heat", "compute.known_answer", "wrong words", 1)],
-        "gpu13": [Fault("wrong_memory", "memory.pattern", "words that read back otherwise", 1)],
+        "gpu13": [Fault("wrong_memory", "memory.pattern", "words located that read back otherwise", 1)],
         "gpu14": [Fault("launch_hangs", "compute.known_answer", "has not come to its end", 1)],
         "gpu15": [Fault("lost_under_load", "identity.gpu_count", "GPU is lost", 1)],
         "gpu16": [
@@ -151,6 +150,10 @@ ROUNDS = [
             Fault("pcie_replays", "errors.pcie", "PCIe replays a second under load", 1),
         ],
         "gpu12": [Fault("power_cap", "compute.siblings", "below its siblings'", 1)],
+        "gpu18": [
+            Fault("fan_ramps", "thermal.headroom", "could not be measured", 0),
+            Fault("hot_inlet", "thermal.siblings", "less than the siblings' median", 2),
+        ],
         "gpu17": [Fault("hot_neighbours", "thermal.headroom", "headroom", 0)],
     }),
 ]  # fmt: skip
@@ -164,7 +167,6 @@ HEALTHY: dict[str, list[int | None]] = {
     "ecc_old": [0],
     "xid_13": [1],
     "power_noise": [0],
-    "hot_inlet": [2],
     "oom_kill": [None],
     "reboot_required": [None],
 }

@@ -47,7 +47,7 @@ def drill(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Judged]]:
     """All rounds, one after the other, on one fleet that was provisioned once."""
     folder = tmp_path_factory.mktemp("drill")
     nodes = [{"name": name, "gpus": gpus} for name, gpus in NODES.items()]
-    with simulated_fleet(folder, nodes=nodes, time_scale=10) as fleet:
+    with simulated_fleet(folder, nodes=nodes, time_scale=4) as fleet:
         policy = POLICY | {
             "gpugate_gpu_count": LARGE, "gpugate_probe_deadline_s": 12, "gpugate_workloads": [WORKLOAD],
             "gpugate_orphan_mib": 512,

@@ -112,7 +112,10 @@ def _estimate(series: Series, name: str, at_rest: float | Gap) -> Estimate | Gap
 
 
 def _load(series: Series) -> list[float] | None:
-    """Power of each sample: 0 at idle, 1 where nothing but the power limit holds it. None where that is not known."""
+    """Power of each sample: 0 at idle, 1 where nothing but the power limit holds it. None where that is not known.
+
+    A sample shows the power of a launch; where the GPU rested before it, that counts for the part in which it worked.
+    """
     power, reasons = series.points(POWER), series.points(REASONS)
     if isinstance(power, Gap):
         return None
@@ -127,7 +130,7 @@ def _load(series: Series) -> list[float] | None:
     idle = 0.0 if isinstance(series.idle.power_w, Gap) else series.idle.power_w
     if full - idle < _LEAST_RISE_W:
         return None
-    return [(watts - idle) / (full - idle) for _, watts in power]
+    return [busy * (watts - idle) / (full - idle) for busy, (_, watts) in zip(series.busy_shares(), power)]
 
 
 def _after_throttle(series: Series, why: Gap) -> Gap:

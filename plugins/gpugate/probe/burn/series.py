@@ -99,6 +99,11 @@ class Series:
         span = self.times[-1] - self.times[place] if place < len(self.times) else 0.0
         return (self._busy[-1] - self._busy[place]) / span if span > 0 else 0.0
 
+    def busy_shares(self) -> list[float]:
+        """For each sample, the part of the time since the one before in which a launch ran."""
+        spans = zip([0.0, *self.times], self.times, [0.0, *self._busy], self._busy)
+        return [min(1.0, (worked - before) / (t - last)) if t > last else 1.0 for last, t, before, worked in spans]
+
     def throttled_at(self) -> int | None:
         """The place of the first sample under thermal throttling, None where the burn was free of it."""
         return self._thermal[0] if len(self._thermal) >= _THROTTLED_SAMPLES else None

@@ -37,7 +37,7 @@ def facts_of(gpu: BurningGpu, outcome: Outcome, request: BurnRequest) -> dict[st
     if gpu.stopped:
         ended, reason = "aborted", gpu.stopped
     elif ended == "maximum" and decided(predicted, request.headroom_c):
-        ended, reason = "settled", "its own prediction was clear; other GPUs' were not"
+        ended, reason = "settled", f"its prediction was clear of {request.headroom_c:g} C when {outcome.reason}"
     with gpu.asking_nvml():
         before, after = gpu.before, Counters.read(gpu.device)
         shares = event_shares(gpu)

@@ -42,7 +42,7 @@ def check_pattern(node: Node, policy: Policy, expect: Expect) -> None:
     """Patterns (moving inversions, addresses, random) written to nearly all free memory read back exactly, while the
     ECC counters stand still."""
     for gpu, burn in node.burnt():
-        wrong = [word for word in burn.wrong if word.work == "memory"]  # these are known even where the test was cut short
+        wrong = [word for word in burn.wrong if word.work == "memory"]  # told even where the test was cut short
         bits = f"; first at byte {4 * wrong[0].word}, xor {wrong[0].expected ^ wrong[0].found:#010x}" if wrong else ""
         expect(f"words located that read back otherwise{bits}", len(wrong), at=gpu).equals(0, next=Next.RMA)
         test = burn.memory_test

@@ -125,7 +125,7 @@ def _burnt(host: str, n: int) -> t.BurnGpu:
             80 * GIB, 78 * GIB, 1, ["inversion up", "inversion down", "address", "random"], 0, 2800.0
         ),
         power_w=640.0, sm_mhz=1750.0, max_temperature_c=62.0,
-        max_fan_percent=Gap("nvmlDeviceGetFanSpeed answered 3 (Not Supported)", 3),
+        max_fan_percent=Gap("nvmlDeviceGetFanSpeed answered 3 (Not Supported)", 3),  # type: ignore[arg-type]  # a Reading
         below_slowdown_c=t.SteadyState(21.0, 20.0, 22.0, 15.0, 0.4),
         memory_c=t.SteadyState(75.0, 74.0, 76.0, 15.0, 0.4), resistance_c_per_w=0.06,
         event_shares={"hw_slowdown": 0.0, "hw_thermal": 0.0, "power_brake": 0.0, "sw_thermal": 0.0,

@@ -25,9 +25,9 @@ class BurnRequest:
     of `headroom_c`; at `max_s` stop anyway. `abort_below_slowdown_c`: stop at once when a GPU comes closer than this
     to software slowdown (negative: beyond it).
 
-    `work`: what the kernel does (mix, fma, f16, bf16, s8, stream). `memory_share`: the part of free memory that patterns
-    are written to and read back from (0: no memory test). `fatal`: works in which a wrong answer ends the whole burn at
-    once; a wrong answer of the others is counted, and the burn goes on.
+    `work`: what the kernel does (mix, fma, f16, bf16, s8, stream). `memory_share`: the part of free memory that
+    patterns are written to and read back from (0: no memory test). `fatal`: works in which a wrong answer ends the
+    whole burn at once; a wrong answer of the others is counted, and the burn goes on.
     """
 
     min_s: float

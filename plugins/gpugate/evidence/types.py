@@ -396,8 +396,8 @@ class Samples(Facts):
 class Burn(Facts):
     """The burn-in of all GPUs of the node together. `gpus` is in the order of `Evidence.gpus`.
 
-    `work` is what the kernel did (mix, or one work alone). `xids_gained` counts the Xid lines that the kernel log gained
-    meanwhile; `sampler_core_share` is the processor time of all sampling over wall time (0.01 is 1% of one core).
+    `work` is what the kernel did (mix, or one work alone). `xids_gained` counts the Xid lines that the kernel log
+    gained meanwhile; `sampler_core_share` is the processor time of all sampling over wall time (0.01 is 1% of a core).
     """
 
     id: str

@@ -56,7 +56,7 @@ class Series:
         self.times: list[float] = []
         self.values: dict[str, list[Any]] = {name: [] for name in SENSORS}
         self.gaps: dict[str, Gap] = {}
-        self._busy: list[float] = []
+        self.busy_s: list[float] = []
         self._thermal: list[int] = []
         first = self._read()
         self.idle = Idle(first[TEMPERATURE], first[HEADROOM], first[MEMORY], first[POWER])
@@ -69,7 +69,7 @@ class Series:
         if REASONS not in self.gaps and self.values[REASONS][-1] & _THERMAL:
             self._thermal.append(len(self.times))
         self.times.append(seconds)
-        self._busy.append(busy_s)
+        self.busy_s.append(busy_s)
 
     def _read(self) -> dict[str, Any]:
         """What the sensors say that have not failed yet."""
@@ -97,11 +97,11 @@ class Series:
         """The part of the time since `after_s` in which a launch ran; 0 where there are not two samples."""
         place = bisect.bisect_left(self.times, after_s)
         span = self.times[-1] - self.times[place] if place < len(self.times) else 0.0
-        return (self._busy[-1] - self._busy[place]) / span if span > 0 else 0.0
+        return (self.busy_s[-1] - self.busy_s[place]) / span if span > 0 else 0.0
 
     def busy_shares(self) -> list[float]:
         """For each sample, the part of the time since the one before in which a launch ran."""
-        spans = zip([0.0, *self.times], self.times, [0.0, *self._busy], self._busy)
+        spans = zip([0.0, *self.times], self.times, [0.0, *self.busy_s], self.busy_s)
         return [min(1.0, (worked - before) / (t - last)) if t > last else 1.0 for last, t, before, worked in spans]
 
     def throttled_at(self) -> int | None:

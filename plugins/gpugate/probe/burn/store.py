@@ -49,6 +49,7 @@ def _plain(series: Series) -> dict[str, Any]:
     stride = -(-len(series.times) // MOST_SAMPLES) or 1
     plain: dict[str, Any] = {name: values[::stride] for name, values in series.values.items()}
     plain["seconds"] = [round(t, 4) for t in series.times[::stride]]
+    plain["busy_s"] = [round(t, 4) for t in series.busy_s[::stride]]
     plain["unavailable"] = {name: gap.unavailable for name, gap in series.gaps.items()}
     return plain
 

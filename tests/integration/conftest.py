@@ -15,7 +15,7 @@ from judged_site import POLICY, Site
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Three healthy, provisioned nodes of two GPUs."""
     folder = tmp_path_factory.mktemp("site")
-    with simulated_fleet(folder, nodes=[{"gpus": 2}] * 3, time_scale=40) as fleet:
+    with simulated_fleet(folder, nodes=[{"gpus": 2}] * 3, time_scale=16) as fleet:
         variables = fleet.inventory.parent / "group_vars"
         variables.mkdir()
         (variables / "gpu_fleet.yml").write_text(yaml.safe_dump(POLICY))

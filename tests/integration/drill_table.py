@@ -134,7 +134,7 @@ ROUNDS = [
             Fault("fan_stuck", "thermal.headroom", "headroom", 2),
         ],
         "gpu6": [
-            Fault("sensor_stuck", "thermal.headroom", "it is stuck", 0),
+            Fault("sensor_stuck", "thermal.headroom", "stuck", 0),
             Fault("locked_clock", "thermal.power_reached", "power", 2),
         ],
         "gpu7": [Fault("wrong_answers", "compute.known_answer", "wrong words", 1)],

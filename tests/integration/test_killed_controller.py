@@ -12,7 +12,7 @@ import yaml
 from fleets import until
 from judged_site import ROOT, Site
 
-LONG = {"gpugate_burn_min_s": 400, "gpugate_burn_max_s": 400, "gpugate_burn_deadline_s": 90}
+LONG = {"gpugate_burn_min_s": 200, "gpugate_burn_max_s": 200, "gpugate_burn_deadline_s": 90}
 
 
 @pytest.fixture

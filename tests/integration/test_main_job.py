@@ -8,14 +8,10 @@ import pytest
 from judged_site import Site
 
 FAULTS = [
-    ("upgrade_pending", None, "driver.loaded_matches_installed"),
     ("module_mismatch", None, "driver.loaded_matches_libraries"),
     ("stranger", 1, "placement.no_strangers"),
     ("fouled_heatsink", 1, "thermal.headroom"),
-    ("memory_full", 1, "memory.margin"),
     ("power_limit_lost", 1, "settings.power_limit"),
-    ("persistence_off", 1, "settings.persistence"),
-    ("gpu_lost", 1, "identity.gpu_count"),
     ("wrong_answers", 1, "compute.known_answer"),
     ("xid_79", 1, "errors.xid"),
 ]
@@ -23,7 +19,8 @@ FAULTS = [
 
 @pytest.mark.parametrize(("fault", "gpu", "check"), FAULTS)
 def test_fault_turns_exactly_its_node_red(own_reports: Site, fault: str, gpu: int | None, check: str) -> None:
-    """A fault of each family is caught by its check, on its node and GPU, and no healthy node is refused for it."""
+    """A fault is caught by its check, on its node and GPU, and no healthy node is refused for it (the drill has them
+    all, many at once; here each has a run of its own)."""
     site = own_reports
     at = ["--gpu", str(gpu)] if gpu is not None else []
     site.fleet.cli("inject", "gpu1", fault, *at)

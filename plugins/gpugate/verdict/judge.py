@@ -134,7 +134,7 @@ def judge(check: str, function: Check, gathered: Gathered, policy: Policy, today
     if gathered.evidence is None:
         return unjudged(gathered, check, policy, today)
     started = time.perf_counter()
-    silent: dict[int, str] = {}
+    silent: dict[int, tuple[str, str]] = {}  # GPUs by index: name and gap
     bad: list[Finding] = []
     while True:
         node, expect = Node(gathered, gathered.evidence, frozenset(silent)), Expect()
@@ -146,7 +146,7 @@ def judge(check: str, function: Check, gathered: Gathered, policy: Policy, today
             if node.at is not None:
                 at = node.at.index
                 bad += [f for f in expect.findings if f.gpu is not None and f.gpu.index == at and not f.ok]
-                silent[at] = f"{name_of(node.at)}: {gap}"
+                silent[at] = (str(name_of(node.at)), str(gap))
                 if len(silent) < len(gathered.evidence.gpus):
                     continue
                 expect.findings = [finding for finding in expect.findings if finding.gpu is None]
@@ -159,12 +159,20 @@ def judge(check: str, function: Check, gathered: Gathered, policy: Policy, today
             reason = "" if silent else uncovered(node, policy, expect)
         break
     expect.findings.extend(bad)
-    told = [
-        *list(silent.values())[:1],
-        *([f"and {len(silent) - 1} more GPU{'s' * (len(silent) > 2)}"] if len(silent) > 1 else []),
-    ]
-    reason = "; ".join([*told, *([reason] if reason else [])])
+    reason = "; ".join([*_told(silent), *([reason] if reason else [])])
     return conclude(gathered.host, check, policy, expect, reason, time.perf_counter() - started, today)
+
+
+def _told(silent: dict[int, tuple[str, str]]) -> list[str]:
+    """Each gap once, with every GPU that it is on."""
+    places: dict[str, list[int]] = {}
+    for index, (_, gap) in silent.items():
+        places.setdefault(gap, []).append(index)
+    told = []
+    for gap, (first, *others) in places.items():
+        too = f" (GPU{'s' * (len(others) > 1)} {', '.join(map(str, others))} too)" if others else ""
+        told.append(f"{silent[first][0]}: {gap}{too}")
+    return told
 
 
 def unjudged(gathered: Gathered, check: str, policy: Policy, today: date) -> Verdict:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Union
 
 RAMP, MIX, RATES, MEMORY = "ramp", "mix", "rates", "memory"  # phases, in their order
-# Device time that a launch should take: a sample each, 11 Hz.
-LAUNCH_S = 0.085
+# Device time that a launch should take: a sample each, 10.5 Hz.
+LAUNCH_S = 0.095
 # A pattern is its kind (see `kernels`) and its seed.
 Pattern = tuple[int, int]
 

@@ -215,7 +215,7 @@ def _too_hot(gpu: BurningGpu, request: BurnRequest) -> str:
 class _Pause:
     """Sleeps a small part of what a launch takes on the wall, as seen from here: neither spins nor starves a GPU."""
 
-    _PART, _LEAST_S, _MOST_S = 0.5, 0.0002, 0.04
+    _PART, _LEAST_S, _MOST_S = 0.5, 0.0002, 0.06
 
     def __init__(self) -> None:
         self._launch_s, self._since = LAUNCH_S, time.monotonic()

@@ -49,7 +49,7 @@ def headroom(series: Series, bound_c: float, over: bool) -> SteadyState | Gap:
     throttled = series.throttled_at()
     beyond = _beyond(points, bound_c) if over or throttled is not None else None
     if isinstance(found, Gap):
-        why = found
+        why = _stuck(series) or rested(series) or found  # the cause, before what it did to the fit
     elif beyond is not None and found.state.value <= beyond + _CONSISTENT_C:
         return _no_better_than(beyond, found.state)
     elif throttled is None:
@@ -71,7 +71,7 @@ def temperature(series: Series, name: str = TEMPERATURE, *, over: bool) -> Stead
     at_rest = {TEMPERATURE: series.idle.temperature_c, MEMORY: series.idle.memory_temperature_c}
     found = _settled(series, name, at_rest[name])
     if isinstance(found, Gap):
-        return _after_throttle(series, found)
+        return _after_throttle(series, rested(series) or found)
     doubt = (None if over else _too_wide(found)) or rested(series)
     return found.state if doubt is None else _after_throttle(series, doubt)
 

@@ -1,4 +1,4 @@
-"""The memory kernel: patterns as the contract has them, in both directions, each wrong word with its place."""
+"""The memory kernel: patterns as the interface has them, in both directions, each wrong word with its place."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_less_than_a_vector_is_nothing(card: Card) -> None:
 
 
 @pytest.mark.parametrize("kind", [FIXED, ADDRESS, RANDOM, STREAM])
-def test_far_words_are_the_contract_s(card: Card, kind: int) -> None:
+def test_far_words_are_the_patterns(card: Card, kind: int) -> None:
     """Beyond the 16 GiB that 32 bits of words count, patterns go on as they are defined; the CPU has no such buffer."""
     far = [(1 << 32) - 1, 1 << 32, (1 << 32) + 1, (5 << 32) + 77, (1 << 36) + 12345]
 

@@ -134,7 +134,7 @@ def test_stream_warps_have_slices_of_their_own(card: Card) -> None:
     assert min(record.word for record in result.records) >= 9 * CHUNK_WORDS
 
 
-def test_the_stream_pattern_is_the_contract_s(card: Card) -> None:
+def test_the_stream_pattern_is_what_memory_writes(card: Card) -> None:
     """Word w of the buffer is w * 0x9E3779B1 + 0x7F4A7C15 before the first pass and its inverse after."""
     card.give_stream(warps=1, chunks=16)
     expected = [(w * 0x9E3779B1 + 0x7F4A7C15) & 0xFFFFFFFF for w in range(16 * CHUNK_WORDS)]

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from burning import REQUEST, SHORT, Node
 from gpugate.evidence.request import WORKS
+from gpugate.evidence.types import Mismatch
+from gpugate.probe.burn.gpu import Abort, BurningGpu
+from gpugate.probe.cuda.kernel import NO_ANSWER
 
 MakeNode = Callable[..., Node]
 MIX = ("f16", "fma", "stream")
@@ -122,3 +127,18 @@ def test_memory_cell_that_is_not_fatal_is_counted_at_one_place(make: MakeNode) -
     mib = float(str(node.state.get("gpu.1.memory_total_mib"))) - float(str(node.state.get("gpu.1.memory_reserved_mib")))
     used = mib * 2**20 - wrong["memory_test"]["free_bytes"]
     assert 4 * places.pop() == pytest.approx(0.6 * mib * 2**20 - used, abs=2**24)
+
+
+@pytest.mark.parametrize(("work", "fatal"), [("f16", False), ("role 9", True)])
+def test_wrong_word_of_an_unknown_work_is_fatal(work: str, fatal: bool) -> None:
+    """A sick device may write a role that does not exist: policy called no such thing harmless, so the burn ends."""
+    wrong = Mismatch(work, 1, 1, 5, 7, 0, 3, 1, 2)
+    gpu = SimpleNamespace(
+        answer=dataclasses.replace(NO_ANSWER, wrong_words=1, located=[wrong]),
+        located=[],
+        name="GPU 0",
+        _placed=lambda one: one,
+        _request=dataclasses.replace(REQUEST, fatal=[]),
+    )
+    with pytest.raises(Abort, match="GPU 0 calculated wrong") if fatal else nullcontext():
+        BurningGpu._check(gpu, SimpleNamespace(launch=7), NO_ANSWER)  # type: ignore[arg-type]  # what it looks at

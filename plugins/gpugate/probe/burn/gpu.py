@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from ...errors import ProbeError
 from ...evidence.facts import Gap
 from ...evidence.request import MIX as THE_MIX
-from ...evidence.request import BurnRequest
+from ...evidence.request import WORKS, BurnRequest
 from ...evidence.types import MemoryTest, Mismatch
 from .. import kernels
 from ..cuda.driver import NVML, Cuda, CudaError
@@ -347,7 +347,7 @@ class BurningGpu:
         new = [self._placed(one) for one in self.answer.located[len(before.located) :]]
         self.located += new
         suspects = {one.work for one in new} or self._suspects(slot)
-        if suspects & set(self._request.fatal):
+        if suspects - (set(WORKS) - set(self._request.fatal)):  # a work that nobody knows is no lesser fault
             first = new[0] if new else None
             where = (
                 f", first in {first.work} on multiprocessor {first.sm}, block {first.block}, thread {first.thread}, "
@@ -371,7 +371,10 @@ class BurningGpu:
         return works & known or works
 
     def _placed(self, one: Mismatch) -> Mismatch:
-        """A word of the memory test, counted from the start of the tested memory."""
+        """A word of the memory test, counted from the start of the tested memory.
+
+        A launch that never was, as a sick device may write, keeps the count as it came: the word is wrong all the same.
+        """
         if one.work != MEMORY:
             return one
         return replace(one, word=one.word + self._offsets.get(one.launch, 0) // 4)

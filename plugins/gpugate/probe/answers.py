@@ -50,11 +50,9 @@ def _tell(name: str, read: Callable[[], object]) -> None:
 def _launches(request: ProbeRequest, ml: Result[Nvml]) -> Result[list[Launch]]:
     if not request.launch:
         return Gap(f"not asked for in profile {request.profile}")
-    uuids = _uuids(ml)
+    uuids = _uuids(ml, "no kernel was launched")
     if isinstance(uuids, Gap):
-        return Gap(f"no kernel was launched: {uuids.unavailable}", uuids.code)
-    if not uuids:
-        return Gap("no kernel was launched: NVML shows no GPU that tells its UUID")
+        return uuids
     from .cuda.launch import known_answer_launches  # only where asked: it starts processes that open the GPUs
 
     _stage("launching a known-answer kernel on every GPU")
@@ -64,26 +62,26 @@ def _launches(request: ProbeRequest, ml: Result[Nvml]) -> Result[list[Launch]]:
 def _allocations(request: ProbeRequest, ml: Result[Nvml]) -> Result[list[Allocation]]:
     if not request.allocate_bytes:
         return Gap(f"not asked for in profile {request.profile}")
-    uuids = _uuids(ml)
+    uuids = _uuids(ml, "no memory was allocated")
     if isinstance(uuids, Gap):
-        return Gap(f"no memory was allocated: {uuids.unavailable}", uuids.code)
-    if not uuids:
-        return Gap("no memory was allocated: NVML shows no GPU that tells its UUID")
+        return uuids
     from .cuda.allocate import allocations  # only where asked, as above
 
     _stage(f"allocating {request.allocate_bytes} bytes on every GPU")
     return allocations(uuids, request.allocate_bytes, request.reserve_bytes)
 
 
-def _uuids(ml: Result[Nvml]) -> Result[list[str]]:
-    """The UUIDs of the GPUs that have one to tell; a lost GPU is a gap in `gpus`, where it is judged."""
-    if isinstance(ml, Gap):
-        return ml
-    devices = ml.devices()
+def _uuids(ml: Result[Nvml], nothing: str) -> Result[list[str]]:
+    """The UUIDs of the GPUs that have one to tell, at least one, else a Gap that begins with `nothing`.
+
+    A lost GPU is a gap in `gpus`, where it is judged.
+    """
+    devices = ml if isinstance(ml, Gap) else ml.devices()
     if isinstance(devices, Gap):
-        return devices
+        return Gap(f"{nothing}: {devices.unavailable}", devices.code)
     answers = [device.uuid() for device in devices]
-    return [answer for answer in answers if not isinstance(answer, Gap)]
+    told = [answer for answer in answers if not isinstance(answer, Gap)]
+    return told or Gap(f"{nothing}: NVML shows no GPU that tells its UUID")
 
 
 def _burn(node: Node, request: ProbeRequest) -> Result[Burn]:

@@ -54,7 +54,7 @@ def start(request: BurnRequest, state_dir: Path, root: Path = Path("/")) -> Begu
         return Gap(
             printable(
                 f"the burn did not start: its result could not be kept, as {where} cannot be written: "
-                f"{os.strerror(error.errno or 0)}: make room, or name another --state-dir"
+                f"{error.strerror or error}: make room, or name another --state-dir"
             ),
             error.errno,
         )

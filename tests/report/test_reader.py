@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from gpugate.errors import ReportError
+from gpugate.report import HostReport, Times
 from gpugate.report.reader import parse_report, read_report
 from gpugate.verdict import Outcome
 from runs import STARTED, every_outcome, failed, passed, run_of, written
@@ -27,6 +28,16 @@ def test_reads_back_what_was_written() -> None:
         "gpu1": {"thermal.siblings": Outcome.FAIL, "thermal.headroom": Outcome.WAIVED, "errors.ecc": Outcome.MISSING},
     }
     assert "1.5 C" in report.hosts["gpu1"].cells["thermal.siblings"].message
+
+
+def test_times_of_gathering_are_no_identity() -> None:
+    """A suite says how long its host took, the gate reads reports with and without that, and neither is identity."""
+    with_times = HostReport("gpu0", {"boot_id": "b-1"}, [passed("gpu0")], Times(40.94, 1e9, 39.8))
+    document = written(run_of(hosts=[with_times, HostReport("gpu1", {"boot_id": "b-2"}, [passed("gpu1")])]))
+    assert b'<property name="gather_s" value="40.940" />' in document
+    assert b'<property name="probe_s" value="39.800" />' in document
+    report = parse_report(document)
+    assert [host.identity for host in report.hosts.values()] == [{"boot_id": "b-1"}, {"boot_id": "b-2"}]
 
 
 def test_partial_report_says_why() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from ..errors import ReportError
 from ..gather.folder import document_path
-from ..report import HostReport, Run, Store, identity_of, new_run_id
+from ..report import HostReport, Run, Store, Times, identity_of, new_run_id, times_of
 from ..verdict import Verdict, missing
 from .live import reports_folder
 from .state import State
@@ -41,13 +41,14 @@ def write_report(config: pytest.Config, session: pytest.Session, state: State) -
         verdicts = judged.get(host)
         if not verdicts:
             continue
-        policy, evidence, document = state.targets[host].policy, None, None
+        policy, evidence, document, times = state.targets[host].policy, None, None, Times()
         if state.folder is not None:
-            evidence = state.gathered(host).evidence
+            gathered = state.gathered(host)
+            evidence, times = gathered.evidence, times_of(gathered)
             path = document_path(state.folder, host)
             if path.is_file():
                 document = documents[host] = path.read_bytes()
-        hosts.append(HostReport(host, identity_of(policy, evidence, document), verdicts))
+        hosts.append(HostReport(host, identity_of(policy, evidence, document), verdicts, times))
     log = state.folder / "gathered.json" if state.folder is not None else None
     if log is not None and log.is_file():
         documents["gathered"] = log.read_bytes()

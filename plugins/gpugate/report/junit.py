@@ -4,7 +4,7 @@ One `testsuite` a host, one `testcase` a host x check: `classname` is `checks.<f
 `<check>[<host>]`. GitLab tells cases apart by classname and name, so the host has to stand in one of them; in the
 name it also survives Jenkins, which cuts the classname at its last dot. Valid against Jenkins' schema, which knows no
 `disabled` and wants times with three decimals. Times stand only in the attributes `time` and `timestamp` and in the
-properties `run_id` and `started`: leave these aside, and the same verdicts give the same bytes.
+properties `run_id`, `started`, `gather_s` and `probe_s`: leave these aside, and the same verdicts give the same bytes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def properties(run: Run) -> dict[str, str]:
 def _host_suite(run: Run, host: HostReport) -> bytes:
     verdicts = sorted(host.verdicts, key=lambda verdict: verdict.check)
     identity = {name: one_line(host.identity[name]) for name in sorted(host.identity)}
-    return _suite(run, one_line(host.host), [_case(verdict) for verdict in verdicts], identity, _seconds(verdicts))
+    about = identity | host.times.properties
+    return _suite(run, one_line(host.host), [_case(verdict) for verdict in verdicts], about, _seconds(verdicts))
 
 
 def _empty_suite(run: Run) -> bytes:
@@ -67,9 +68,9 @@ def _empty_suite(run: Run) -> bytes:
     return _suite(run, NOBODY, [case], {}, "0.000")
 
 
-def _suite(run: Run, host: str, cases: list[TestCase], identity: dict[str, str], seconds: str) -> bytes:
+def _suite(run: Run, host: str, cases: list[TestCase], about: dict[str, str], seconds: str) -> bytes:
     suite = TestSuite(host, cases, hostname=host, timestamp=run.started.isoformat(timespec="seconds"),
-                      properties=properties(run) | identity)  # fmt: skip
+                      properties=properties(run) | about)  # fmt: skip
     element = suite.build_xml_doc()
     del element.attrib["disabled"]
     element.set("time", seconds)

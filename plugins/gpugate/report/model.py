@@ -12,6 +12,7 @@ from typing import Literal
 from ..errors import ReportError
 from ..policy import Profile
 from ..verdict import Outcome, Verdict
+from .times import Times
 
 Scope = Literal["whole", "partial"]
 RUN_ID = re.compile(r"\d{8}T\d{12}Z-[0-9a-f]{6}")
@@ -29,6 +30,7 @@ class HostReport:
     host: str
     identity: dict[str, str]
     verdicts: list[Verdict]
+    times: Times = field(default_factory=Times)
 
     def __post_init__(self) -> None:
         """Raise ReportError where verdicts are missing, doubled, or another host's."""

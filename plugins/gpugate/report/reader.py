@@ -24,6 +24,7 @@ from ..policy import Profile
 from ..verdict import Outcome
 from .junit import CLASS_PREFIX, NOBODY_CASE, SCHEMA, case_name
 from .model import RUN_ID, Scope
+from .times import NAMES as _TIMES
 
 MAX_BYTES = 1 << 30  # 10,000 hosts x 40 checks with every finding of eight GPUs take 0.6 GB
 
@@ -153,6 +154,8 @@ def _suite(suite: Element, hosts: dict[str, HostCells], run: dict[str, str]) -> 
         raise ReportError(f"{host} has two suites")
     known = _properties(suite, host)
     about = {name: known.pop(name) for name in _ABOUT_THE_RUN & known.keys()}
+    for name in _TIMES:  # how long it took tells nothing of which node it is
+        known.pop(name, None)
     if run and about != run:
         raise ReportError(f"{host} is of another run than the suites before it")
     run.update(about)

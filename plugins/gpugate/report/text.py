@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from ClusterShell.NodeSet import NodeSet, NodeSetException
 
@@ -33,7 +34,23 @@ def natural(text: str) -> list[tuple[int, int, str]]:
 
 def fold(hosts: Iterable[str]) -> str:
     """Host names as HPC operators read them: gpu[0-3,7]."""
-    names = sorted(set(hosts), key=natural)
+    return _folded(frozenset(hosts))
+
+
+def shortened(text: str, width: int) -> str:
+    """`text`, or its beginning with "..." where it is longer than `width`; it ends at a comma or space if it can, and a
+    bracket that was open is closed, so that a range stays one."""
+    if len(text) <= width:
+        return text
+    kept = text[: width - 4]
+    if (end := max(kept.rfind(","), kept.rfind(" "))) > width // 2:
+        kept = kept[: end + 1]
+    return kept + "..." + "]" * (kept.count("[") > kept.count("]"))
+
+
+@lru_cache(maxsize=32)  # many causes have the same thousands of hosts
+def _folded(hosts: frozenset[str]) -> str:
+    names = sorted(hosts, key=natural)
     if all(_PLAIN_HOST.fullmatch(name) for name in names):
         try:
             return str(NodeSet.fromlist(names))

@@ -45,6 +45,10 @@ class ProbeError(GpugateError):
     """The probe cannot do what it was asked, for a reason that it names."""
 
 
+class NotYet(ProbeError):
+    """What was asked for goes on: ask again with the same nonce."""
+
+
 class StateError(GpugateError):
     """The state store cannot be used, or cannot give what is asked of it."""
 

@@ -43,7 +43,7 @@ def test_hanging_start_is_a_gap_everywhere(machine: Callable[..., Machine]) -> N
     hung = machine()
     hung.state.apply("nvml_init_hang")
     found = hung.evidence(dataclasses.replace(QUIET, deadline_s=2))
-    for name in ("gpus", "launches", "burn"):
+    for name in ("gpus", "launches", "allocations"):
         assert "opening NVML" in _stage(found, name)
     assert "opening NVML" in _stage(found.driver, "gpu_count")
     assert found.host.hostname == "gpu7"

@@ -13,6 +13,7 @@ class WorkloadPattern:
     pattern: str
 
 
+OVERTIME_S = 140.0  # wall: what a burn may take beside its deadline, to look at the node and to end in good order
 WORKS = ("fma", "f16", "bf16", "s8", "stream", "memory")
 MIX = "mix"
 
@@ -39,6 +40,11 @@ class BurnRequest:
     memory_share: float = 0.95
     fatal: list[str] = field(default_factory=lambda: list(WORKS))
 
+    @property
+    def longest_s(self) -> float:
+        """Wall time after which nothing of the burn runs any more, however it went."""
+        return self.deadline_s + OVERTIME_S
+
 
 @dataclass(frozen=True)
 class ProbeRequest:
@@ -47,6 +53,10 @@ class ProbeRequest:
     `launch`: run the known-answer kernel on every GPU. `burn`: burn in, or None not to. `deadline_s`: wall time in
     which the driver has to have answered everything, the burn not counted. `allocate_bytes`: allocate so much in one
     piece on every GPU, write and read it back (0: do not), but leave at least `reserve_bytes` free beside it.
+
+    A burn comes before everything else, and only once for a nonce: asked again, the probe follows the one that is under
+    way, or takes its result. Where it is not over within `wait_s` (wall time; None: however long), the probe says "not
+    yet" and nothing else: ask again.
     """
 
     nonce: str
@@ -57,8 +67,16 @@ class ProbeRequest:
     deadline_s: float = 120.0
     allocate_bytes: int = 0
     reserve_bytes: int = 0
+    wait_s: float | None = None
 
     @property
     def patience_s(self) -> float:
-        """Wall time after which the probe gives up on the driver."""
-        return self.deadline_s + (self.burn.deadline_s if self.burn else 0.0)
+        """Wall time after which the probe has done with burn and driver, whatever these do: it has answered, or said
+        "not yet". Who waits for the answer adds what login, the node's own files and a loaded host may take."""
+        return self.deadline_s + self.burn_wait_s
+
+    @property
+    def burn_wait_s(self) -> float:
+        """Wall time that the probe waits for the burn, at most."""
+        longest = self.burn.longest_s if self.burn else 0.0
+        return longest if self.wait_s is None else min(longest, self.wait_s)

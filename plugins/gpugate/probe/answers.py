@@ -1,4 +1,4 @@
-"""The process that asks the driver: launches, allocations, burn, then every GPU. Each is told as soon as it is there.
+"""The process that asks the driver: launches, allocations, then every GPU. Each is told as soon as it is there.
 
 The driver may never answer, and a process that waits for it cannot always be killed. So it is a process of its own.
 """
@@ -11,7 +11,7 @@ from typing import Callable
 
 from ..evidence.facts import Gap, to_json
 from ..evidence.request import ProbeRequest
-from ..evidence.types import Allocation, Burn, Gpu, Launch
+from ..evidence.types import Allocation, Gpu, Launch
 from .cuda.fresh import receive, say
 from .gpus import gpus
 from .node import Node
@@ -24,7 +24,7 @@ from .session import session
 def main() -> None:
     """Messages are {"stage": ...} before each step, {"progress": ...}, and {"told": name, "as": reading}.
 
-    Launches, allocations and burn come first, so that the facts also tell what they did.
+    Launches and allocations come first, so that the facts also tell what they did.
     """
     task = receive()
     node, request = Node(Path(task["root"]), Path(task["state_dir"])), probe_request(json.dumps(task["request"]))
@@ -34,7 +34,6 @@ def main() -> None:
         _tell("gpu_count", lambda: ml if isinstance(ml, Gap) else ml.count())
         _tell("launches", lambda: _launches(request, ml))
         _tell("allocations", lambda: _allocations(request, ml))
-        _tell("burn", lambda: _burn(node, request))
         _tell("gpus", lambda: _gpus(node, ml))
         _stage("closing NVML")
 
@@ -82,15 +81,6 @@ def _uuids(ml: Result[Nvml], nothing: str) -> Result[list[str]]:
     answers = [device.uuid() for device in devices]
     told = [answer for answer in answers if not isinstance(answer, Gap)]
     return told or Gap(f"{nothing}: NVML shows no GPU that tells its UUID")
-
-
-def _burn(node: Node, request: ProbeRequest) -> Result[Burn]:
-    if request.burn is None:
-        return Gap(f"not asked for in profile {request.profile}")
-    from .burn import run_burn
-
-    _stage("burning in")
-    return run_burn(request.burn, node.state_dir, lambda line: say({"progress": line}), node.root)
 
 
 def _gpus(node: Node, ml: Result[Nvml]) -> Result[list[Gpu]]:

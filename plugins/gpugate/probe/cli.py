@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..errors import EvidenceError, ProbeError
+from ..errors import EvidenceError, NotYet, ProbeError
 from ..evidence.frame import pack
 from ..evidence.request import ProbeRequest
 from . import build, loader
@@ -22,12 +22,13 @@ from .orders import probe_request
 from .reading import printable
 from .summary import summary
 
-DONE, FAILED, USAGE = 0, 1, 2
+DONE, FAILED, USAGE, NOT_YET = 0, 1, 2, 75  # 75: what sendmail calls a temporary failure
 _EPILOG = """exit codes:
   0  done; what could not be measured is named in the answer
   1  not done: the settings were refused or did not stick, no document could be made, or a burn went wrong
   2  the command line or the request is wrong
   3  this Python is older than 3.9
+  75 not yet: the burn is under way for longer than the request waits; ask again with the same nonce
 """
 _BY_HAND = ProbeRequest(nonce="by-hand", profile="by-hand", launch=False)
 
@@ -37,6 +38,9 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         _see_driver_root(options.driver_root)
         answer: int = options.run(_node(options), options)
+    except NotYet as error:
+        _progress(f"not yet: {error}")
+        return NOT_YET
     except ProbeError as error:
         return _refuse(options, str(error), USAGE)
     return answer

@@ -35,6 +35,7 @@ def probe_request(text: str) -> ProbeRequest:
             "deadline_s": positive,
             "allocate_bytes": size,
             "reserve_bytes": size,
+            "wait_s": _wait,
         },
     )
     return ProbeRequest(**given)
@@ -93,6 +94,14 @@ def number(where: str, value: Any) -> float:
 def positive(where: str, value: Any) -> float:
     if number(where, value) <= 0:
         raise ProbeError(f"{where} must be above 0, not {value!r}")
+    return float(value)
+
+
+def _wait(where: str, value: Any) -> float | None:
+    if value is None:
+        return None
+    if number(where, value) < 0:
+        raise ProbeError(f"{where} must not be below 0, but is {value!r}")
     return float(value)
 
 

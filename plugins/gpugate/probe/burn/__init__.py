@@ -1,5 +1,5 @@
 """The burn-in: load every GPU of the node at once, sample, predict, and stop whatever happens."""
 
-from .run import run_burn
+from .run import run_burn, start, telling
 
-__all__ = ["run_burn"]
+__all__ = ["run_burn", "start", "telling"]

@@ -30,17 +30,12 @@ from .restore import gap_in, restored
 from .runs import Run
 from .xids import xids_gained
 
+# Together they stay below OVERTIME_S, which leaves the keeper half a minute for the rest.
 LOOK_S = 45.0  # for a look at the node, before and after
 STOP_S = 20.0  # for ending in good order
 _SILENCE_S = 90.0  # the burner names a call that hangs before that
 _TELL_EVERY_S = 0.3
-_MARGIN_S = 30.0
 _BURNER, _LOOK = "gpugate.probe.burn.child", "gpugate.probe.burn.look"
-
-
-def longest(request: BurnRequest) -> float:
-    """Wall seconds after which a keeper has ended. GPUs are loaded for `deadline_s` of them at most."""
-    return request.deadline_s + 2 * LOOK_S + STOP_S + _MARGIN_S
 
 
 def main() -> None:
@@ -52,7 +47,7 @@ def main() -> None:
     if order is None:
         sys.exit(f"{run.folder} has no request")
     request = BurnRequest(**order["request"])
-    signal.setitimer(signal.ITIMER_REAL, longest(request))  # ends the process when no Python code can run any more
+    signal.setitimer(signal.ITIMER_REAL, request.longest_s)  # ends the process when no Python code can run any more
     keeper = Keeper(run, request, Path(order["root"]))
     signal.signal(signal.SIGTERM, keeper.on_signal)
     burn = attempt("the burn", keeper.keep)

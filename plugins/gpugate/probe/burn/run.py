@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import subprocess
 import time
@@ -36,19 +38,33 @@ def run_burn(
     begun = start(request, state_dir, root)
     if isinstance(begun, Gap):
         return begun
+    found = begun.follow(telling(progress))
+    assert found is not None  # noqa: S101  # for mypy: it waited to the end
+    return found
+
+
+def telling(progress: Callable[[str], None]) -> Callable[[dict[str, Any]], None]:
+    """For `Begun.follow`: tells each GPU's line, or what there is to say before they have any."""
 
     def look(live: dict[str, Any]) -> None:
         for words in map(line, live["gpus"]) if live["gpus"] else filter(None, [live["words"]]):
             progress(words)
 
-    return begun.follow(look)
+    return look
 
 
-def start(request: BurnRequest, state_dir: Path, root: Path = Path("/")) -> Begun | Gap:
-    """Start a burn and the keeper that brings it to its end; a Gap where the state folder cannot hold its result."""
+def start(request: BurnRequest, state_dir: Path, root: Path = Path("/"), nonce: str | None = None) -> Begun | Gap:
+    """Start a burn and the keeper that brings it to its end; a Gap where the state folder cannot hold its result.
+
+    A nonce burns once: the run that was started for it is taken up as it is, under way or over.
+    """
     try:
-        run = runs.create(state_dir, {"request": asdict(request), "root": str(root)})
-        lock = run.lock()
+        with runs.one_at_a_time(state_dir):
+            kept = runs.asked_with(state_dir, nonce) if nonce else None
+            if kept:
+                return _taken_up(kept, request)
+            run = runs.create(state_dir, {"request": asdict(request), "root": str(root), "nonce": nonce})
+            lock = run.lock()
     except OSError as error:
         where = error.filename or state_dir
         return Gap(
@@ -65,21 +81,40 @@ def start(request: BurnRequest, state_dir: Path, root: Path = Path("/")) -> Begu
         return Gap(printable(f"the burn did not start: its keeper could not be started: {error}"), error.errno)
     finally:
         os.close(lock)  # the keeper has it now
-    return Begun(run, process, time.monotonic() + keeper.longest(request))
+    return Begun(run, process, time.monotonic() + request.longest_s)
+
+
+def _taken_up(run: Run, request: BurnRequest) -> Begun | Gap:
+    """A burn that another process has started, which may be long gone."""
+    order = run.read("request") or {}
+    if order.get("request") != asdict(request):
+        return Gap(printable(f"burn {run.id}, of this nonce, was asked for otherwise: ask anew, with another nonce"))
+    if run.is_of_this_boot():
+        return Begun(run, None, order["begun_s"] + request.longest_s)
+    if run.read("result") is None:
+        return Gap(run.loss())
+    over = f"burn {run.id} was over ({run.state()}) before the node was restarted"
+    return Gap(f"{over}, and what it measured is of another boot: ask anew, with another nonce")
 
 
 class Begun:
-    """A burn that this process has started."""
+    """A burn that has been started: by `process`, its keeper, or by another process that is None of ours.
 
-    def __init__(self, run: Run, process: subprocess.Popen[bytes], give_up_at: float) -> None:
+    `give_up_at`: of time.monotonic(), by when its keeper must have ended.
+    """
+
+    def __init__(self, run: Run, process: subprocess.Popen[bytes] | None, give_up_at: float) -> None:
         self.run = run
         self._process, self._give_up_at = process, give_up_at
 
-    def follow(self, look: Callable[[dict[str, Any]], object]) -> Burn | Gap:
-        """How the burn ended. Until then `look` gets what was last heard, each time that there is news."""
-        told = None
+    def follow(self, look: Callable[[dict[str, Any]], object], wait_s: float = math.inf) -> Burn | Gap | None:
+        """How the burn ended; None where it has not after `wait_s`.
+
+        Until then `look` gets what was last heard, each time that there is news.
+        """
+        told, wait_until = None, time.monotonic() + wait_s
         while True:
-            code = self._process.poll()  # before the result is looked for, which is written before the keeper ends
+            ended = self._keeper_ended()  # before the result is looked for, which is written before the keeper ends
             live = self.run.read("live")
             if live and live["heard_unix_s"] != told:
                 told = live["heard_unix_s"]
@@ -87,20 +122,31 @@ class Begun:
             if found := outcome(self.run):
                 self._see_off()
                 return found
-            if code is not None:
-                return Gap(self.run.loss(ending(code) or "ended without a result"))
-            if time.monotonic() >= self._give_up_at:
+            if ended is not None:
+                return Gap(self.run.loss(ended))
+            now = time.monotonic()
+            if now >= self._give_up_at:
+                keeper_pid = (live or {}).get("pid", "unknown")
                 return Gap(
                     printable(
-                        f"the burn's keeper (pid {self._process.pid}) did not come to its end; "
+                        f"the burn's keeper (pid {keeper_pid}) did not come to its end; "
                         f"last heard: {self.run.heard()}; see `gpugate-probe burn status {self.run.id}`"
                     )
                 )
-            time.sleep(_LOOK_UP_EVERY_S)
+            if now >= wait_until:
+                return None
+            time.sleep(min(_LOOK_UP_EVERY_S, wait_until - now))
+
+    def _keeper_ended(self) -> str | None:
+        """How its keeper ended in words, empty where nobody knows; None while it lives."""
+        if self._process is None:
+            return None if self.run.kept() else ""
+        code = self._process.poll()
+        return None if code is None else ending(code) or "ended without a result"
 
     def begins(self) -> Gap | None:
         """Wait until the GPUs are under load: None, or why they will not be."""
-        while self._process.poll() is None and self.run.state() == "starting" and time.monotonic() < self._give_up_at:
+        while self._keeper_ended() is None and self.run.state() == "starting" and time.monotonic() < self._give_up_at:
             time.sleep(_LOOK_UP_EVERY_S)
         if self.run.state() in (runs.REFUSED, runs.LOST):
             found = self.follow(lambda _: None)
@@ -108,12 +154,13 @@ class Begun:
         return None
 
     def _see_off(self) -> None:
-        try:
-            self._process.wait(_REAP_S)
-        except subprocess.TimeoutExpired:
+        """Wait for the keeper. A refusal by hand has been told now, and nobody can ask for it again."""
+        if self._process is None:
             return
-        if self.run.state() == runs.REFUSED:  # it has been told, and must not push out what is worth keeping
-            self.run.remove()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_REAP_S)
+            if self.run.state() == runs.REFUSED and self.run.nonce() is None:
+                self.run.remove()
 
 
 def outcome(run: Run) -> Burn | Gap | None:

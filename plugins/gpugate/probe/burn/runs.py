@@ -1,6 +1,6 @@
 """The burns that this node keeps: a folder each, below STATE_DIR/burns, that only its owner can read.
 
-    request.json   what was asked, and on which boot
+    request.json   what was asked, under which nonce, on which boot, and when (of time.monotonic())
     live.json      what the keeper last heard
     result.json    how it ended: {"ended": done | failed | refused, "burn": the Burn or a Gap}
     stop           is there once somebody asked it to stop
@@ -20,6 +20,7 @@ import re
 import secrets
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,14 +113,20 @@ class Run:
     def loss(self, cause: str = "") -> str:
         """Why a run has no result though nobody keeps it; `cause` where it is known how the keeper ended."""
         keeper = f"its keeper (pid {(self.read('live') or {}).get('pid', 'unknown')})"
-        order = self.read("request")
-        if order and order.get("boot_id") != boot_id():
+        if self.read("request") and not self.is_of_this_boot():
             cause = "the node was restarted while it ran: look at its power and at the log of that boot"
         elif cause:
             cause = f"{keeper} {cause}"
         else:
             cause = f"{keeper} was killed or died before it could tell the result"
         return printable(f"the burn was lost: {cause}{self._log()}; last heard: {self.heard()}")
+
+    def nonce(self) -> str | None:
+        """Of the request that it was started for; None for one by hand."""
+        return (self.read("request") or {}).get("nonce")
+
+    def is_of_this_boot(self) -> bool:
+        return bool((self.read("request") or {}).get("boot_id") == boot_id())
 
     def ask_to_stop(self) -> None:
         """Have the keeper end the burn in good order."""
@@ -150,16 +157,36 @@ def create(state_dir: Path, order: dict[str, Any]) -> Run:
     run = Run(place / time.strftime(f"%Y%m%dT%H%M%SZ-{secrets.token_hex(4)}", time.gmtime()))
     run.folder.mkdir(mode=0o700)
     try:
-        run.write("request", {**order, "boot_id": boot_id()}, lasting=True)
+        run.write("request", {**order, "boot_id": boot_id(), "begun_s": time.monotonic()}, lasting=True)
         run.reserve()
     except BaseException:
         run.remove()
         raise
     with contextlib.suppress(OSError):  # another may prune at the same time
-        for old in [other for other in runs(state_dir) if other != run][KEPT - 1 :]:
+        others = [other for other in runs(state_dir) if other != run]
+        refused = [other for other in others if other.state() == REFUSED]  # nothing to see in them any more
+        for old in [*refused, *others[KEPT - 1 :]]:
             if not old.kept():
                 old.remove()
     return run
+
+
+@contextlib.contextmanager
+def one_at_a_time(state_dir: Path) -> Iterator[None]:
+    """Nobody else starts a burn in here, so that none can come between looking for one and starting it."""
+    place = state_dir / "burns"
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    lock = os.open(place, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+def asked_with(state_dir: Path, nonce: str) -> Run | None:
+    """The run that was started for the request of this nonce, if it is still there."""
+    return next((run for run in runs(state_dir) if run.nonce() == nonce), None)
 
 
 def runs(state_dir: Path) -> list[Run]:

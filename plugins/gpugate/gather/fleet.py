@@ -1,12 +1,17 @@
-"""Evidence of many hosts at once: every host has its own deadline, and none can hold up or take down another."""
+"""Evidence of many hosts at once: every host has its own deadline, and none can hold up or take down another.
+
+A fleet that fits into the open connections is followed to the end. A larger one is asked to begin its burns, left
+alone, and asked again from time to time. Asking is idempotent: the node knows its burn by the request's nonce, so that
+a lost connection, a killed controller and a second look are all the same to it.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import secrets
+import random
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from ..errors import EvidenceError, GpugateError, NotGathered, StateError
@@ -15,14 +20,17 @@ from ..evidence.request import ProbeRequest
 from ..inventory import Target
 from ..policy import Profile
 from .folder import GatherLog, Receipt, document_path, write_log
-from .local import LocalTransport
-from .ssh import connect, printable
-from .stagger import Progress, Stagger
-from .transport import Answer, Transport, privileged
+from .journal import Journal
+from .pool import Pool
+from .ssh import printable
+from .stagger import Progress, Stagger, Turn
+from .transport import Answer, privileged
 
-CONNECT_DEADLINE_S = 20.0
+NOT_YET = 75
 ANSWER_MARGIN_S = 60.0
-CONNECTIONS_AT_ONCE = 100
+LOOK_EVERY_S = 10.0  # at burns that nobody follows; a larger fleet is looked at less often
+LOOKS_SHARE = 0.25  # of the logins per second
+AGAIN_S = 2.0
 
 
 class _NeverBegan(EvidenceError):
@@ -30,22 +38,27 @@ class _NeverBegan(EvidenceError):
 
 
 async def gather(
-    targets: list[Target], profile: Profile, folder: Path, progress: Progress, state_file: Path
+    targets: list[Target], profile: Profile, folder: Path, progress: Progress, state_file: Path, pool: Pool
 ) -> GatherLog:
     """Ask every target's probe for its evidence and leave the documents and the log in `folder`.
 
-    `progress(host, text, done)` hears what happens. Never raises for a host: its receipt says what went wrong.
-    `state_file` is the state store for the burns of power domains, where the inventory names none.
+    What an interrupted gather has left in `folder` is gone on with: documents count, burns under way are adopted.
+    `progress(host, text, done)` hears what happens. `state_file` is the state store for the burns of power domains,
+    where the inventory names none. Never raises for a host: its receipt says what went wrong. Raises EvidenceError
+    where the folder cannot be gone on with.
     """
-    started = time.time()
-    door = asyncio.Semaphore(CONNECTIONS_AT_ONCE)
+    journal = Journal(folder, profile)
     stagger = Stagger(targets, state_file, progress)
+    follows = len(targets) <= pool.limits.connections
+    looks_every_s = max(LOOK_EVERY_S, len(targets) / (LOOKS_SHARE * pool.limits.logins_per_s))
+    gathering = _Gathering(profile, progress, journal, stagger, pool, None if follows else 0.0, looks_every_s)
     try:
-        receipts = await asyncio.gather(*(_one(target, profile, folder, progress, door, stagger) for target in targets))
+        receipts = await asyncio.gather(*map(gathering.host, targets))
     finally:
         stagger.close()
+        journal.close()
     log = GatherLog(
-        started_unix_s=started,
+        started_unix_s=journal.started_unix_s,
         profile=profile,
         hosts={target.name: receipt for target, receipt in zip(targets, receipts, strict=True)},
     )
@@ -53,62 +66,116 @@ async def gather(
     return log
 
 
-async def _one(
-    target: Target, profile: Profile, folder: Path, progress: Progress, door: asyncio.Semaphore, stagger: Stagger
-) -> Receipt:
-    nonce, asked = secrets.token_hex(16), time.time()
-    missing = problem = ""
-    try:
-        request = target.policy.request(nonce, profile)
-        async with stagger.turn(target, request) as turn:
-            async with door:
-                transport = await open_transport(target)
-            try:
-                await turn.begins()
-                asked = time.time()
-                document = await _ask(target, transport, request, progress)
+@dataclass(frozen=True)
+class _Gathering:
+    """One gather: what all its hosts share. `wait_s` is how long a node may keep us waiting for its burn."""
+
+    profile: Profile
+    progress: Progress
+    journal: Journal
+    stagger: Stagger
+    pool: Pool
+    wait_s: float | None
+    looks_every_s: float
+
+    async def host(self, target: Target) -> Receipt:
+        """The receipt of one host, whose document then lies in the folder."""
+        wanted = target.policy.request("", self.profile)
+        if known := self.journal.whole(target.name, wanted):
+            self.progress(target.name, "evidence gathered before", True)
+            return known
+        nonce, asked = "", time.time()
+        missing = problem = ""
+        try:
+            request, before = self.journal.request(target.name, wanted)
+            nonce = request.nonce
+            if before:
+                self.progress(target.name, "asked again for what it was asked before", False)
+            async with self.stagger.turn(target, request) as turn:
+                answer = _Answering(self, target, request, turn)
+                try:
+                    document = await answer.document()
+                except _NeverBegan:
+                    turn.never_began()
+                    raise
+                finally:
+                    asked = answer.asked_unix_s
                 turn.heard(document)
-                document_path(folder, target.name).write_bytes(document)
-            except _NeverBegan:
-                turn.never_began()
-                raise
-            finally:
-                await transport.close()
-    except (NotGathered, StateError) as error:
-        missing = str(error)
-    except (GpugateError, OSError) as error:
-        problem = str(error)
-    except Exception as error:  # one host's surprise is that host's problem
-        problem = f"{target.where}: gathering broke: {type(error).__name__}: {error}"
-    received = time.time()
-    progress(target.name, missing or problem or f"evidence after {received - asked:.1f} s", True)
-    return Receipt(nonce=nonce, asked_unix_s=asked, received_unix_s=received, missing=missing, problem=problem)
+                document_path(self.journal.folder, target.name).write_bytes(document)
+        except (NotGathered, StateError) as error:
+            missing = str(error)
+        except (GpugateError, OSError) as error:
+            problem = str(error)
+        except Exception as error:  # one host's surprise is that host's problem
+            problem = f"{target.where}: gathering broke: {type(error).__name__}: {error}"
+        received = time.time()
+        receipt = Receipt(nonce=nonce, asked_unix_s=asked, received_unix_s=received, missing=missing, problem=problem)
+        self.journal.answered(target.name, receipt)
+        self.progress(target.name, missing or problem or f"evidence after {received - asked:.1f} s", True)
+        return receipt
 
 
-async def open_transport(target: Target) -> Transport:
-    """Reach a node the way its inventory says; raises NotGathered."""
-    if target.connection == "local":
-        return LocalTransport(target)
-    if target.connection not in ("ssh", "smart", "ansible.builtin.ssh"):
-        raise NotGathered(f"{target.name}: ansible_connection {target.connection!r} is not supported (ssh or local)")
-    return await connect(target, CONNECT_DEADLINE_S)
+class _Answering:
+    """One host's way to its document. `asked_unix_s`: when it was last asked."""
+
+    def __init__(self, gathering: _Gathering, target: Target, request: ProbeRequest, turn: Turn) -> None:
+        self._gathering, self._target, self._request, self._turn = gathering, target, request, turn
+        self._began = False
+        self._give_up_at = float("inf")
+        self._lost: list[str] = []
+        self.asked_unix_s = time.time()
+
+    async def document(self) -> bytes:
+        """The document, asked for as often as it takes until the host's deadline."""
+        while True:
+            try:
+                answer = await self._ask()
+            except NotGathered as error:
+                await self._after_loss(error)
+                continue
+            if answer.status != NOT_YET:
+                try:
+                    return unpack(answer.stdout)
+                except EvidenceError as error:
+                    raise _why_none(self._target, answer, str(error)) from error
+            await self._pause(self._gathering.looks_every_s)
+
+    async def _ask(self) -> Answer:
+        target, request = self._target, replace(self._request, wait_s=self._gathering.wait_s)
+        command, stdin = privileged(target, collect_command(target), json.dumps(asdict(request)).encode() + b"\n")
+        async with self._gathering.pool.of(target) as transport:
+            if not self._began:
+                await self._turn.begins()
+                self._began, self._give_up_at = True, time.monotonic() + self._request.patience_s + ANSWER_MARGIN_S
+            self.asked_unix_s = time.time()
+            return await transport.run(command, stdin, self._give_up_at - time.monotonic(), self._hear)
+
+    def _hear(self, line: str) -> None:
+        self._gathering.progress(self._target.name, line, False)
+
+    async def _after_loss(self, error: NotGathered) -> None:
+        """Wait before asking again; raises where that would be in vain. A burn goes on without us, and a node that was
+        restarted in the middle will say so; without one, a second chance is enough."""
+        self._lost.append(str(error))
+        burns = self._request.burn is not None
+        if not self._began or (not burns and len(self._lost) > 1):
+            raise NotGathered("; asked again: ".join(self._lost)) from error
+        self._gathering.progress(self._target.name, f"lost, is asked again: {error}", False)
+        await self._pause(self._gathering.looks_every_s if burns else AGAIN_S)
+
+    async def _pause(self, about_s: float) -> None:
+        pause = about_s * random.uniform(0.8, 1.2)  # noqa: S311 - no secret
+        if time.monotonic() + pause >= self._give_up_at:
+            patience = self._request.patience_s + ANSWER_MARGIN_S
+            cause = f" ({self._lost[-1]})" if self._lost else ""
+            raise NotGathered(f"{self._target.where} gave no evidence within {patience:g} s{cause}")
+        await asyncio.sleep(pause)
 
 
-async def _ask(target: Target, transport: Transport, request: ProbeRequest, progress: Progress) -> bytes:
-    argv = [target.python, str(target.probe), "collect", "--request", "-", "--rootfs", str(target.node_root)]
-    if target.driver_root is not None:
-        argv += ["--driver-root", target.driver_root]
-    command, stdin = privileged(target, argv, json.dumps(asdict(request)).encode() + b"\n")
-    answer = await transport.run(
-        command,
-        stdin,
-        request.patience_s + ANSWER_MARGIN_S,
-        on_line=lambda line: progress(target.name, line, False),
-    )
-    try:
-        return unpack(answer.stdout)
-    except EvidenceError as error:
-        raise _why_none(target, answer, str(error)) from error
+def collect_command(target: Target) -> list[str]:
+    """The one command that a node is ever asked with: a sudoers line can name it to the letter (docs/privileges.md)."""
+    argv = [target.python, "-I", str(target.probe), "collect", "--request", "-", "--rootfs", str(target.node_root)]
+    return argv if target.driver_root is None else [*argv, "--driver-root", target.driver_root]
 
 
 def _why_none(target: Target, answer: Answer, complaint: str) -> EvidenceError:

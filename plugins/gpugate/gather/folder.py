@@ -1,15 +1,18 @@
 """The evidence folder: documents as they came, and how they came.
 
 `<host>.json` holds a host's document byte for byte; `gathered.json` says of every host that was asked with which
-nonce, when, and what went wrong. Judging always starts from this folder, so that a replay is the same path.
+nonce, when, and what went wrong. Judging always starts from this folder, so that a replay is the same path. Several
+folders, gathered by several engines, become one by `merge`.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
@@ -67,7 +70,56 @@ def read_log(folder: Path) -> GatherLog | None:
 
 def document_path(folder: Path, host: str) -> Path:
     """Where a host's document lies; a host's name never leads out of the folder."""
-    return folder / f"{quote(host, safe='')}.json"
+    return folder / f"{_file(host)}.json"
+
+
+def _file(host: str) -> str:
+    return quote(host, safe="")
+
+
+def merge(folders: Sequence[Path], into: Path) -> None:
+    """Put several evidence folders together into an empty one. A host that one could not reach may be in another.
+
+    Raises EvidenceError where two of them hold an answer of one host, where their profiles differ, and where only some
+    have receipts: nothing is chosen in silence.
+    """
+    logs = {folder: read_log(folder) for folder in folders}
+    known = {folder: log for folder, log in logs.items() if log is not None}
+    if len(known) not in (0, len(folders)) or len(logs) != len(folders):
+        without = ", ".join(str(folder) for folder in folders if folder not in known)
+        raise EvidenceError(
+            f"only some of the evidence folders have receipts ({_LOG} is missing in {without}), or one is given twice: "
+            "judge those apart, or bring them in with `gpugate import`"
+        )
+    profiles = {log.profile: str(folder) for folder, log in known.items()}
+    if len(profiles) > 1:
+        told = ", ".join(f"{folder}: {profile}" for profile, folder in profiles.items())
+        raise EvidenceError(f"evidence of different profiles is never one run ({told})")
+    answers = {folder: _answers(folder, log) for folder, log in logs.items()}
+    owner: dict[str, Path] = {}
+    for folder, names in answers.items():
+        for name in names:
+            if name in owner:
+                raise EvidenceError(
+                    f"{owner[name]} and {folder} both hold an answer of {unquote(name)}: take one of them away, as "
+                    "nobody here knows which counts"
+                )
+            owner[name] = folder
+            if (document := folder / f"{name}.json").is_file():
+                shutil.copyfile(document, into / document.name)
+    if known:
+        receipts = {host: receipt for log in known.values() for host, receipt in log.hosts.items()}
+        for folder, log in known.items():
+            receipts |= {host: receipt for host, receipt in log.hosts.items() if owner.get(_file(host)) == folder}
+        started = min(log.started_unix_s for log in known.values())
+        write_log(into, GatherLog(started_unix_s=started, profile=next(iter(profiles)), hosts=receipts))
+
+
+def _answers(folder: Path, log: GatherLog | None) -> list[str]:
+    """The hosts that answered, by the stems of their files; a receipt that says so counts without a document too."""
+    if log is None:
+        return [path.stem for path in folder.glob("*.json")]
+    return [_file(host) for host, receipt in log.hosts.items() if not receipt.missing]
 
 
 def load(folder: Path, host: str, log: GatherLog | None) -> Gathered:

@@ -83,8 +83,7 @@ class Stagger:
             return
         if self._refusal:
             raise StateError(f"{target.name} did not burn: {self._refusal}")
-        # The probe may come to the burn as late as its patience ends, and only then does the burn's own deadline begin.
-        leased = _Leased(self, target, _wish(target), request.patience_s + request.burn.deadline_s + MARGIN_S)
+        leased = _Leased(self, target, _wish(target, request.nonce), request.burn.longest_s + MARGIN_S)
         self._asking[leased.wish.key] = leased
         self._poll_soon()
         try:
@@ -189,15 +188,18 @@ class _Leased(Turn):
             self.may_burn = gap is not None and not gap.unavailable.startswith(NOT_STARTED)
 
 
-def _wish(target: Target) -> Wish:
-    """What policy says of a node's burn. Raises StateError where it could never come true."""
+def _wish(target: Target, nonce: str) -> Wish:
+    """What policy says of a node's burn; a gather that goes on with an interrupted one finds its lease by the nonce.
+
+    Raises StateError where it could never come true.
+    """
     policy = target.policy
     caps = {
         domain: Cap(cap.nodes, cap.gpus, None if cap.kw is None else round(cap.kw * 1000))
         for domain, cap in policy.power_domains.items()
     }
     watts = math.ceil(policy.gpu_count * policy.requested_power_w)
-    return Wish(secrets.token_hex(16), target.name, policy.gpu_count, watts, caps)
+    return Wish(nonce, target.name, policy.gpu_count, watts, caps)
 
 
 def _quietly(work: Callable[[], None]) -> None:

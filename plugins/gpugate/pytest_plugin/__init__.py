@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from ..errors import GpugateError, ReportError
-from ..policy import CATALOGUE
+from ..policy import CATALOGUE, Profile
 from ..report.terminal import summary_lines
 from . import finish, live, ordinary
 from .cells import Cell, is_check, make_items, run_cell
@@ -31,8 +31,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--profile", choices=("admission", "nightly", "quick"), help="which checks are owed (else policy's)"
     )
-    group.addoption("--evidence", metavar="DIR", help="judge the documents in DIR and touch no host")
+    group.addoption(
+        "--evidence", metavar="DIR", action="append", default=[],
+        help="judge the documents in DIR and touch no host; given again, several sets are judged as one",
+    )  # fmt: skip
     group.addoption("--reports", metavar="DIR", help="where reports are written (default: reports/ in the project)")
+    live.add_options(parser, group)
     parser.addini("gpugate", "this project's checks judge hosts: --hosts is needed", type="bool", default=False)
 
 
@@ -40,7 +44,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     """Switch on for sessions that judge hosts, and only there."""
     if not _judges(config):
-        if given := [f"--{name}" for name in ("evidence", "profile", "reports") if config.getoption(name)]:
+        options = ("evidence", "profile", "reports", "resume")
+        if given := [f"--{name}" for name in options if config.getoption(name) not in (None, [])]:
             raise pytest.UsageError(
                 f"{given[0]} is for a gpugate project, and {config.rootpath} is none: start pytest in the project, or "
                 f"name it with -c; and write {given[0]}=..., with the equals sign"
@@ -86,8 +91,9 @@ class _Session:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node: Any) -> None:
-        """Tell an xdist worker where the evidence lies."""
+        """Tell an xdist worker which profile this is, and where the evidence lies."""
         node.workerinput["gpugate_evidence"] = str(self.state.folder or "")
+        node.workerinput["gpugate_profile"] = self.state.profile
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> None:
@@ -161,6 +167,10 @@ class _Session:
             try:
                 run, folder = finish.write_report(self.config, session, self.state)
                 self.config.stash[_SUMMARY] = summary_lines(run, folder)
+                if session.exitstatus == pytest.ExitCode.INTERRUPTED:
+                    self.config.stash[_SUMMARY] += filter(None, [live.kept(self.config)])
+                else:
+                    live.finished(self.config)
             except ReportError as error:
                 self.config.stash[_SUMMARY] = [f"ERROR: {error}"]
                 session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
@@ -179,8 +189,9 @@ class _Session:
         try:
             state = _state(self.config)
             state.distributed = self.distributes
-            if self.config.getoption("evidence"):
-                state.use_folder(Path(self.config.getoption("evidence")))
+            folder = None if self.worker else live.given_evidence(self.config)
+            if folder is not None:
+                state.use_folder(folder)
             self.config.stash[STATE] = state
         except GpugateError as error:
             folder = (
@@ -208,7 +219,8 @@ def _state(config: pytest.Config) -> State:
         raise GpugateError("say which hosts to judge, for example --hosts=gpu_fleet")
     use_project(config.rootpath)
     targets = resolve(pattern, config.getoption("ansible_inventory", None))
-    profile = config.getoption("profile")
+    told = getattr(config, "workerinput", None)  # xdist's
+    profile: Profile | None = told["gpugate_profile"] if told else _asked_profile(config)
     if profile is None:
         profiles = {target.policy.profile for target in targets}
         if len(profiles) > 1:
@@ -217,3 +229,11 @@ def _state(config: pytest.Config) -> State:
             )
         profile = profiles.pop()
     return State({target.name: target for target in targets}, profile, datetime.now(UTC))
+
+
+def _asked_profile(config: pytest.Config) -> Profile | None:
+    given: Profile | None = config.getoption("profile")
+    resumed = live.resumed_profile(config)
+    if given and resumed and given != resumed:
+        raise GpugateError(f"--resume goes on with a gather of the profile {resumed}, not {given}")
+    return given or resumed

@@ -53,6 +53,7 @@ class Leases:
         """For each wish, by its key: empty where the node may burn now, else a text that says what it waits for.
 
         The first time writes a ticket down, each later time renews it, also a granted one whose burn has not begun.
+        One that burns, by a gather that was interrupted, goes on burning.
         """
         wishes = list(wishes)
         with self._store.transaction() as db:
@@ -75,12 +76,15 @@ class Leases:
             return {wish.key: waits.get(wish.key, "") for wish in wishes}
 
     def begin(self, wish: Wish, lasts_s: float) -> None:
-        """The burn begins now and is over in `lasts_s` whatever happens; raises StateError for a lease that lapsed."""
+        """The burn begins now, or goes on, and is over in `lasts_s` whatever happens.
+
+        Raises StateError for a lease that lapsed.
+        """
         with self._store.transaction() as db:
             now = self._now()
             changed = db.execute(
                 "UPDATE leases SET state = 'burns', lasts_s = ?, stamp_unix_s = ?, stamp_boot = ?, stamp_boot_s = ?"
-                " WHERE key = ? AND state = 'granted'",
+                " WHERE key = ? AND state <> 'waits'",
                 (lasts_s, now.unix_s, now.boot, now.boot_s, wish.key),
             ).rowcount
         if not changed:

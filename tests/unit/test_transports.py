@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 from gpugate.errors import NotGathered
+from gpugate.gather.hops import Hops
 from gpugate.gather.local import LocalTransport
-from gpugate.gather.ssh import connect
-from gpugate.gather.transport import MAX_STDERR_BYTES, MAX_STDOUT_BYTES, Answer, privileged
+from gpugate.gather.open import open_transport
+from gpugate.gather.streams import MAX_STDERR_BYTES, MAX_STDOUT_BYTES
+from gpugate.gather.transport import Answer, privileged
 from gpugate.inventory import Target
 from healthy import policy
 
@@ -124,7 +126,7 @@ def test_node_that_freezes_is_given_up(server: Server) -> None:
     """A node that stops answering in the middle, as in a kernel panic, ends with its deadline and closes at once."""
 
     async def ask() -> None:
-        transport = await connect(server.target, SAFETY_S)
+        transport = await open_transport(server.target, Hops())
 
         def freeze(line: str) -> None:
             server.process.send_signal(signal.SIGSTOP)

@@ -22,8 +22,8 @@ from ..policy import Profile
 from .folder import GatherLog, Receipt, document_path, write_log
 from .journal import Journal
 from .pool import Pool
-from .ssh import printable
 from .stagger import Progress, Stagger, Turn
+from .streams import printable
 from .transport import Answer, privileged
 
 NOT_YET = 75

@@ -17,20 +17,9 @@ from dataclasses import dataclass, field
 
 from ..errors import NotGathered
 from ..inventory import Target
-from .local import LocalTransport
-from .ssh import connect
+from .hops import Hops
+from .open import open_transport
 from .transport import Transport
-
-
-class Hops:  # until the transports bring theirs
-    async def close(self) -> None:
-        pass
-
-
-async def open_transport(target: Target, hops: Hops) -> Transport:
-    if target.connection == "local":
-        return LocalTransport(target)
-    return await connect(target, 20.0)
 
 
 @dataclass(frozen=True)
@@ -101,7 +90,7 @@ class Pool:
     def _take(self, name: str) -> tuple[_Place, _Place | None]:
         """This node's place, used from now on, and the one that has to be closed for it."""
         place, evicted = self._places.get(name), None
-        if place is None or place.broken or (place.transport is not None and getattr(place.transport, "closed", False)):
+        if place is None or place.broken or (place.transport is not None and place.transport.closed):
             if place is None and len(self._places) >= self.limits.connections:
                 # There are fewer users than places, or this one would have had to wait.
                 idle = next(key for key, other in self._places.items() if not other.users)

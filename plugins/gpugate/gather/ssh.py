@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
+import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import asyncssh
 
 from ..errors import NotGathered
 from ..inventory import Target
-from .ssh_options import config_text
-from .transport import MAX_STDERR_BYTES, MAX_STDOUT_BYTES, Answer
+from .ssh_config import Settings
+from .ssh_options import Credentials, Keys, options
+from .streams import MAX_STDERR_BYTES, MAX_STDOUT_BYTES, read_bounded, read_lines, reason
+from .transport import Answer
 
+LOGIN_DEADLINE_S = 20.0
+RETRIES = 3
 _CLOSE_DEADLINE_S = 5.0
 
 
 class SshTransport:
-    """A Transport over asyncssh; see `connect`."""
+    """A Transport over asyncssh; `login` opens the connection."""
 
     def __init__(self, target: Target, connection: asyncssh.SSHClientConnection) -> None:
         self._target, self._connection = target, connection
@@ -35,7 +38,7 @@ class SshTransport:
             self._connection.abort()  # a node that froze would never confirm that anything is closed
             raise NotGathered(f"{self._target.where} gave no answer within {deadline_s:g} s after login") from error
         except (asyncssh.Error, OSError) as error:
-            raise NotGathered(f"{self._target.where} dropped the connection: {_reason(error)}") from error
+            raise NotGathered(f"{self._target.where} stopped answering after login: {reason(error)}") from error
 
     async def _run(self, command: str, stdin: bytes, on_line: Callable[[str], None] | None) -> Answer:
         process = await self._connection.create_process(command, encoding=None)
@@ -46,95 +49,125 @@ class SshTransport:
                 process.stdin.write_eof()
             except (BrokenPipeError, asyncssh.Error, OSError):
                 pass
+            where = self._target.where
             stdout, stderr = await asyncio.gather(
-                read_bounded(process.stdout, MAX_STDOUT_BYTES, self._target),
-                read_lines(process.stderr, MAX_STDERR_BYTES, self._target, on_line),
+                read_bounded(process.stdout, MAX_STDOUT_BYTES, where),
+                read_lines(process.stderr, MAX_STDERR_BYTES, where, on_line),
             )
             await process.wait_closed()
             status = process.returncode
             if status is None:
-                raise NotGathered(f"{self._target.where} dropped the connection while the command ran")
+                raise NotGathered(f"{where} stopped answering after login: the connection was lost")
             return Answer(status, stdout, stderr)
         finally:
             process.close()
 
+    @property
+    def closed(self) -> bool:
+        """See Transport.closed."""
+        return self._connection.is_closed()
+
     async def close(self) -> None:
         """See Transport.close."""
-        self._connection.close()
-        try:
-            async with asyncio.timeout(_CLOSE_DEADLINE_S):
-                await self._connection.wait_closed()
-        except (TimeoutError, asyncssh.Error, OSError):
-            self._connection.abort()
+        await close_connection(self._connection)
 
 
-async def connect(target: Target, deadline_s: float) -> SshTransport:
-    """Log in with the inventory's settings; raises NotGathered naming what went wrong."""
-    text, files, agent = config_text(target)
-    with tempfile.NamedTemporaryFile("w", prefix="gpugate-ssh-", suffix=".conf") as own:
-        own.write(text)
-        own.flush()
-        configs = [own.name, *map(str, files)]
-        options: dict[str, Any] = {"config": configs, "login_timeout": deadline_s, "connect_timeout": deadline_s}
-        if target.port is not None:
-            options["port"] = target.port
-        if target.user is not None:
-            options["username"] = target.user
-        if target.private_key is not None:
-            options["client_keys"] = [str(Path(target.private_key).expanduser())]
-        if target.password is not None:
-            options["password"] = target.password
-        if not agent:
-            options["agent_path"] = None
-        try:
-            async with asyncio.timeout(deadline_s):
-                connection = await asyncssh.connect(target.address or target.name, **options)
-        except TimeoutError as error:
-            raise NotGathered(f"{target.where} did not let us in within {deadline_s:g} s") from error
-        except asyncssh.HostKeyNotVerifiable as error:
-            raise NotGathered(
-                f"{target.where} shows a host key that known_hosts does not hold: it is another machine, was "
-                f"reinstalled, or was never registered ({_reason(error)})"
-            ) from error
-        except asyncssh.PermissionDenied as error:
-            raise NotGathered(f"{target.where} refuses our login: {_reason(error)}") from error
-        except (asyncssh.Error, OSError, ValueError) as error:
-            raise NotGathered(f"{target.where} cannot be reached: {_reason(error)}") from error
-    return SshTransport(target, connection)
+async def login(
+    where: str, settings: Settings, credentials: Credentials, connect_s: float, *,
+    password: str | None = None, tunnel: asyncssh.SSHClientConnection | None = None,
+) -> asyncssh.SSHClientConnection:  # fmt: skip
+    """Connect and log in; raises NotGathered, with a sentence of its own for each cause.
+
+    `where` begins those sentences. `tunnel` is the jump host's connection. `connect_s` is for TCP alone, and
+    LOGIN_DEADLINE_S for everything that follows it. What an overloaded sshd drops before the key exchange is over
+    (MaxStartups) is tried again, in the same time.
+    """
+    keys, trusted = credentials.keys(settings), credentials.known_hosts(settings).trusted(settings)
+    progress = _Progress(connect_s)
+    try:
+        async with asyncio.timeout(connect_s) as progress.limit:
+            for pause in (*(attempt + random.random() for attempt in range(RETRIES)), None):  # noqa: S311 - no secret
+                try:
+                    return await asyncssh.connect(
+                        client_factory=progress.client, tunnel=tunnel, login_timeout=0, connect_timeout=None,
+                        **_proxy(settings, tunnel), **options(settings, trusted, keys, password),
+                    )  # fmt: skip
+                except (asyncssh.ConnectionLost, asyncssh.ProtocolError, ConnectionError) as error:
+                    if pause is None or not progress.may_retry:
+                        raise
+                    progress.lost = reason(error)
+                await asyncio.sleep(pause)
+            raise AssertionError("the last attempt returns or raises")
+    except TimeoutError as error:
+        raise NotGathered(progress.late(where)) from error
+    except asyncssh.HostKeyNotVerifiable as error:
+        raise NotGathered(unknown_key(where, bool(trusted[0] or trusted[1]), reason(error))) from error
+    except asyncssh.PermissionDenied as error:
+        raise NotGathered(f"{where} refuses our login: {reason(error)}{_unread(keys)}") from error
+    except (asyncssh.Error, OSError, ValueError) as error:
+        raise NotGathered(f"{where} cannot be reached: {reason(error)}") from error
 
 
-async def read_bounded(stream: Any, most: int, target: Target) -> bytes:
-    """All bytes of a stream, up to `most`; more is refused."""
-    parts, total = [], 0
-    while chunk := await stream.read(65536):
-        total += len(chunk)
-        if total > most:
-            raise NotGathered(f"{target.where} sent more than {most} bytes")
-        parts.append(chunk)
-    return b"".join(parts)
+def unknown_key(where: str, known: bool, said: str) -> str:
+    """The sentence for a host key that was not accepted; `known`: another one is registered under this name."""
+    why = (
+        "another key is registered for it, so it was reinstalled, or is another machine"
+        if known
+        else "none is registered for it: compare its key on its console, then add it with ssh-keyscan"
+    )
+    return f"{where} shows a host key that known_hosts does not hold: {why} ({said})"
 
 
-async def read_lines(stream: Any, most: int, target: Target, on_line: Callable[[str], None] | None) -> bytes:
-    """As `read_bounded`, and hands every whole line to `on_line` when it arrives."""
-    parts, total, rest = [], 0, b""
-    while chunk := await stream.read(65536):
-        total += len(chunk)
-        if total > most:
-            raise NotGathered(f"{target.where} sent more than {most} bytes of messages")
-        parts.append(chunk)
-        if on_line is not None:
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                on_line(printable(line))
-    return b"".join(parts)
+async def close_connection(connection: asyncssh.SSHClientConnection) -> None:
+    """Close, and do not wait long for the other side."""
+    connection.close()
+    try:
+        async with asyncio.timeout(_CLOSE_DEADLINE_S):
+            await connection.wait_closed()
+    except (TimeoutError, asyncssh.Error, OSError):
+        connection.abort()
 
 
-def printable(text: bytes) -> str:
-    """A node's bytes for a terminal: what is not printable is escaped."""
-    decoded = text.decode("utf-8", "backslashreplace").strip()
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in decoded)
+class _Progress:
+    """How far a login has come, which decides what a missed deadline means and whether another attempt is safe."""
+
+    limit: asyncio.Timeout
+
+    def __init__(self, connect_s: float) -> None:
+        self._connect_s = connect_s
+        self._connection: asyncssh.SSHClientConnection | None = None
+        self.lost = ""
+
+    def client(self) -> asyncssh.SSHClient:
+        """A client that reports here."""
+        progress = self
+
+        class Client(asyncssh.SSHClient):
+            def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
+                if progress._connection is None:
+                    progress.limit.reschedule(asyncio.get_running_loop().time() + LOGIN_DEADLINE_S)
+                progress._connection = conn
+
+        return Client()
+
+    @property
+    def may_retry(self) -> bool:
+        """The connection was made, and ended before keys were exchanged: nobody has been asked to let us in yet."""
+        return self._connection is not None and self._connection.get_extra_info("recv_cipher") is None
+
+    def late(self, where: str) -> str:
+        """The sentence for a missed deadline."""
+        if self._connection is None:
+            return f"{where} did not answer at all within {self._connect_s:g} s (connect)"
+        return f"{where} did not let us in within {LOGIN_DEADLINE_S:g} s (login){f': {self.lost}' if self.lost else ''}"
 
 
-def _reason(error: BaseException) -> str:
-    text = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
-    return printable(str(text).encode())
+def _proxy(settings: Settings, tunnel: asyncssh.SSHClientConnection | None) -> dict[str, Any]:
+    command = settings.get("proxycommand")
+    if tunnel is not None or not command:
+        return {}
+    return {"proxy_command": ["sh", "-c", f"exec {settings.expand(command)}"]}
+
+
+def _unread(keys: Keys) -> str:
+    return f"; not tried: {', '.join(keys.unread)}" if keys.unread else ""

@@ -9,14 +9,15 @@ from typing import Protocol
 
 from ..inventory import Target
 
-MAX_STDOUT_BYTES = 512 * 1024
-MAX_STDERR_BYTES = 256 * 1024
 _MARK = "gpugate-input-begins"
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command said: exit status (negative: killed by that signal), output and error output, both bounded."""
+    """What a command said: exit status, output and error output, both bounded.
+
+    A negative status is the signal that killed the command; where the OpenSSH client carries it, that is 255.
+    """
 
     status: int
     stdout: bytes
@@ -33,6 +34,10 @@ class Transport(Protocol):
 
         `on_line` hears each line of error output as it comes (progress).
         """
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is known to be gone: another `run` could only fail."""
 
     async def close(self) -> None:
         """Give the connection back; never raises, and never waits long for the other side."""

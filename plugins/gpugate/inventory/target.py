@@ -13,7 +13,8 @@ class Target:
     """A host as the inventory describes it, after Ansible's own templating.
 
     `address` is None where neither ansible_host nor the ssh configuration renames it; `port`, `user` and
-    `private_key` are None where the inventory leaves them to the ssh configuration. `state_file` is the controllers'
+    `private_key` are None where the inventory leaves them to the ssh configuration. `ssh` names what carries the
+    connection: asyncssh, openssh, or auto. `connect_s` is how long TCP may take. `state_file` is the controllers'
     state store, None for the project's own. Secrets stay out of reprs.
     """
 
@@ -26,6 +27,8 @@ class Target:
     private_key: str | None = None
     password: str | None = field(default=None, repr=False)
     ssh_args: tuple[str, ...] = ()
+    ssh: str = "auto"
+    connect_s: float = 10.0
     become: bool = True
     become_user: str = "root"
     become_password: str | None = field(default=None, repr=False)

@@ -288,6 +288,7 @@ def test_wrong_usage_is_refused(node: Burning, arguments: list[str], words: str)
         ("{}", "lacks 'min_s'"),
         ("[1", "is not JSON"),
         (as_json(ENDLESS).replace('"work": "mix"', '"work": "wgmma"'), "work must be one of mix, fma"),
+        (as_json(ENDLESS).replace('"max_s": 10000', '"max_s": 1e9'), "max_s must be at most 86400 s"),
         (as_json(ENDLESS).replace('"min_s"', '"mins"'), "unknown key 'mins'"),
     ],
 )

@@ -373,6 +373,8 @@ def test_by_hand_it_prints_the_document(machine: Make) -> None:
         ("", "not JSON"),
         ("[]", "no JSON object"),
         ('{"nonce": "a"}', "lacks 'profile'"),
+        ('{"nonce": "a", "profile": "p", "deadline_s": 1e6}', "deadline_s must be at most 86400 s, not 1000000.0"),
+        ('{"nonce": "a", "profile": "p", "workloads": [' + ",".join(["{}"] * 300) + "]}", "a list of 256 at most"),
         ('{"nonce": "a", "profile": "p", "burns": null}', "unknown key 'burns'"),
         ('{"nonce": "a", "nonce": "b", "profile": "p"}', "a key stands twice"),
         ('{"nonce": "a", "profile": "p", "launch": 1}', "launch must be true or false"),

@@ -115,6 +115,13 @@ def test_every_check_is_documented() -> None:
     assert [check for check in CATALOGUE if f"`{check}`" not in text] == []
 
 
+@pytest.mark.parametrize("name", ["burn_max_s", "burn_deadline_s", "probe_deadline_s"])
+def test_longer_than_a_day_is_refused(name: str) -> None:
+    """No probe burns or waits for longer than a day, whoever asks: policy says so before a node does."""
+    with pytest.raises(PolicyError, match=rf"gpugate_{name}: 90000\.0 is above 86400 s"):
+        policy(**{name: 90000.0})
+
+
 def test_cap_that_no_burn_fits_under_is_refused() -> None:
     """A power domain's cap of nothing would keep every node waiting for ever."""
     with pytest.raises(PolicyError, match=r"gpugate_power_domains: rack7: kw: 0\.0 is not above 0"):

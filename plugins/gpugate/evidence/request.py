@@ -13,6 +13,7 @@ class WorkloadPattern:
     pattern: str
 
 
+MOST_S = 86400.0  # no burn and no driver has longer, whoever asks
 OVERTIME_S = 140.0  # wall: what a burn may take beside its deadline, to look at the node and to end in good order
 WORKS = ("fma", "f16", "bf16", "s8", "stream", "memory")
 MIX = "mix"

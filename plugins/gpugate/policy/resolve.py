@@ -14,6 +14,7 @@ from packaging.version import InvalidVersion, Version
 from pydantic import TypeAdapter, ValidationError
 
 from ..errors import PolicyError
+from ..evidence.request import MOST_S
 from .boards import BOARDS
 from .catalogue import CATALOGUE
 from .types import Policy
@@ -84,6 +85,9 @@ def _check_meaning(host: str, policy: Policy) -> None:
                  "rates_share", "siblings_rate_percent"):  # fmt: skip
         if getattr(policy, name) <= 0:
             raise PolicyError(f"{host}: gpugate_{name}: {getattr(policy, name)} is not above 0")
+    for name in ("burn_max_s", "burn_deadline_s", "probe_deadline_s"):
+        if getattr(policy, name) > MOST_S:
+            raise PolicyError(f"{host}: gpugate_{name}: {getattr(policy, name)} is above {MOST_S:g} s, a day")
     for name, most in (("power_share", 1), ("throttle_share", 1), ("memory_test_share", 1), ("rates_share", 1),
                        ("memory_marginal_percent", 100), ("memory_failed_percent", 100),
                        ("siblings_rate_percent", 100)):  # fmt: skip

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,8 @@ _EPILOG = """exit codes:
   3  this Python is older than 3.9
   75 not yet: the burn is under way for longer than the request waits; ask again with the same nonce
 """
+_MOST_REQUEST_BYTES = 256 * 1024
+_REST_S = 600.0  # wall: for what is neither burn nor driver, on a host that is very busy
 _BY_HAND = ProbeRequest(nonce="by-hand", profile="by-hand", launch=False)
 
 
@@ -55,6 +59,7 @@ def _node(options: argparse.Namespace) -> Node:
 
 def _collect(node: Node, options: argparse.Namespace) -> int:
     request = probe_request(_read(options.request)) if options.request else _BY_HAND
+    signal.setitimer(signal.ITIMER_REAL, request.patience_s + _REST_S)  # whoever asks may be gone, and cannot end it
     evidence = collect(node, request, _progress)
     try:
         document = serialise(evidence)
@@ -144,12 +149,18 @@ def _see_driver_root(driver_root: Path | None) -> None:
         return
     environment = {**os.environ, "LD_LIBRARY_PATH": f"{folders}:{found}" if found else folders}
     program: list[str] = [str(build.archive())] if build.archive() else ["-m", "gpugate.probe"]
-    os.execve(sys.executable, [sys.executable, *program, *sys.argv[1:]], environment)  # noqa: S606  # itself, no shell
+    isolated = ["-I"] if sys.flags.isolated else []
+    command = [sys.executable, *isolated, *program, *sys.argv[1:]]
+    os.execve(sys.executable, command, environment)  # noqa: S606  # itself, no shell
 
 
 def _read(place: str) -> str:
     try:
-        data = sys.stdin.buffer.read() if place == "-" else Path(place).read_bytes()
+        # Standard input stays open: its number must not become that of a lock, which others inherit.
+        with contextlib.nullcontext(sys.stdin.buffer) if place == "-" else Path(place).open("rb") as stream:
+            data = stream.read(_MOST_REQUEST_BYTES + 1)
+        if len(data) > _MOST_REQUEST_BYTES:
+            raise ProbeError(f"the request {place} has more than {_MOST_REQUEST_BYTES} bytes")
         return data.decode()
     except (OSError, UnicodeDecodeError) as error:
         raise ProbeError(f"the request {place} cannot be read: {error}") from error

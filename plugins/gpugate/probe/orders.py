@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from typing import Any, Callable, NoReturn
 
 from ..errors import ProbeError
-from ..evidence.request import MIX, WORKS, BurnRequest, ProbeRequest, WorkloadPattern
+from ..evidence.request import MIX, MOST_S, WORKS, BurnRequest, ProbeRequest, WorkloadPattern
 
 _MAX_TEXT = 1024
+_MAX_WORKLOADS = 256
 Check = Callable[[str, Any], Any]
 
 
@@ -32,7 +33,7 @@ def probe_request(text: str) -> ProbeRequest:
             "launch": flag,
             "burn": _burn,
             "workloads": _workloads,
-            "deadline_s": positive,
+            "deadline_s": seconds,
             "allocate_bytes": size,
             "reserve_bytes": size,
             "wait_s": _wait,
@@ -105,12 +106,18 @@ def _wait(where: str, value: Any) -> float | None:
     return float(value)
 
 
+def seconds(where: str, value: Any) -> float:
+    if positive(where, value) > MOST_S:
+        raise ProbeError(f"{where} must be at most {MOST_S:g} s, not {value!r}")
+    return float(value)
+
+
 def burn_request(where: str, value: Any) -> BurnRequest:
     """How to burn, from plain JSON data. Raises ProbeError naming the first key that is wrong."""
-    seconds: dict[str, Check] = {"min_s": positive, "max_s": positive, "deadline_s": positive}
+    times: dict[str, Check] = {"min_s": seconds, "max_s": seconds, "deadline_s": seconds}
     bounds: dict[str, Check] = {"headroom_c": number, "abort_below_slowdown_c": number}
     wishes: dict[str, Check] = {"work": _work, "memory_share": share, "fatal": _fatal}
-    request = BurnRequest(**members(where, value, {**seconds, **bounds}, wishes))
+    request = BurnRequest(**members(where, value, {**times, **bounds}, wishes))
     if request.min_s > request.max_s:
         raise ProbeError(f"{where}: min_s {request.min_s:g} is above max_s {request.max_s:g}")
     return request
@@ -134,8 +141,8 @@ def _fatal(where: str, value: Any) -> list[str]:
 
 
 def _workloads(where: str, value: Any) -> list[WorkloadPattern]:
-    if not isinstance(value, list):
-        raise ProbeError(f"{where} must be a list")
+    if not isinstance(value, list) or len(value) > _MAX_WORKLOADS:
+        raise ProbeError(f"{where} must be a list of {_MAX_WORKLOADS} at most")
     required: dict[str, Check] = {"name": words, "pattern": words}
     return [WorkloadPattern(**members(f"{where}[{i}]", item, required, {})) for i, item in enumerate(value)]
 

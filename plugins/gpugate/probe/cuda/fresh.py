@@ -154,8 +154,9 @@ class Child:
 
 
 def _command(module: str) -> list[str]:
+    # Isolated: else it would import from the folder that it is started in, which need not be root's.
     places = [os.path.abspath(place) for place in sys.path]  # noqa: PTH100  # a Path knows no empty name
-    return [sys.executable, "-c", _START, json.dumps(places), module]
+    return [sys.executable, "-I", "-c", _START, json.dumps(places), module]
 
 
 def _message(line: bytes) -> Any:

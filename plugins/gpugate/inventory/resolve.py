@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InventoryError
 from ..policy import policy_from_variables
-from .target import Target
+from .defaults import LEAST_CONNECT_S, Defaults
+from .target import TRANSPORTS, Target
 
 if TYPE_CHECKING:
     from ansible.inventory.manager import InventoryManager
+
+_BECOME_PASSWORD = ("ansible_become_password", "ansible_become_pass", "ansible_sudo_pass")
 
 
 def use_project(root: Path) -> None:
@@ -48,7 +51,8 @@ def resolve(pattern: str, source: str | None = None) -> list[Target]:
         inventory = InventoryManager(loader, sources=sources)
         hosts = _select(inventory, pattern, sources)
         variables = VariableManager(loader, inventory)
-        return [_target(host.name, variables.get_vars(host=host), loader) for host in hosts]
+        defaults = Defaults.read(loader)
+        return [_target(host.name, variables.get_vars(host=host), loader, defaults) for host in hosts]
     except AnsibleError as error:
         raise InventoryError(f"the inventory cannot be resolved: {error}") from error
 
@@ -128,33 +132,37 @@ def _shown(sources: Any) -> str:
     return sources if isinstance(sources, str) else ", ".join(map(str, sources))
 
 
-def _target(name: str, variables: Mapping[str, Any], loader: Any) -> Target:
+def _target(name: str, variables: Mapping[str, Any], loader: Any, defaults: Defaults) -> Target:
     from ansible.errors import AnsibleError
     from ansible.template import Templar
 
     templar = Templar(loader=loader, variables=variables)
 
-    def get(*keys: str) -> Any:
+    def get(*keys: str, default: Any = None) -> Any:
         for key in keys:
             if key in variables:
                 try:
                     return templar.template(variables[key])
                 except AnsibleError as error:
                     raise InventoryError(f"{name}: {key} cannot be templated: {error.message}") from error
-        return None
+        return default
 
     ours = {key: get(key) for key in variables if key.startswith("gpugate_")}
     policy = policy_from_variables(name, ours)
-    user = _text(get("ansible_user", "ansible_ssh_user"))
+    user = _text(get("ansible_user", "ansible_ssh_user", default=defaults.user))
     become = get("ansible_become")
     connection = _text(get("ansible_connection")) or "ssh"
     already_root = os.geteuid() == 0 if connection == "local" else user == "root"
     try:
-        arguments = [
-            *shlex.split(get("ansible_ssh_common_args") or ""),
-            *shlex.split(get("ansible_ssh_extra_args") or ""),
-        ]
-        port = get("ansible_port", "ansible_ssh_port")
+        arguments: list[str] = []
+        for key in ("ssh_args", "ssh_common_args", "ssh_extra_args"):
+            given = get(f"ansible_{key}")
+            arguments += getattr(defaults, key) if given is None else shlex.split(given)
+        port = get("ansible_port", "ansible_ssh_port", default=defaults.port)
+        timeout_s = float(get("ansible_ssh_timeout", "ansible_timeout", default=defaults.timeout_s))
+        becomes = (become is None or _truth(become)) and not already_root
+        if becomes:
+            _require_sudo(get("ansible_become_method", default=defaults.become_method))
         return Target(
             name=name,
             policy=policy,
@@ -162,12 +170,18 @@ def _target(name: str, variables: Mapping[str, Any], loader: Any) -> Target:
             address=_text(get("ansible_host", "ansible_ssh_host")),
             port=int(port) if port is not None else None,
             user=user,
-            private_key=_text(get("ansible_private_key_file", "ansible_ssh_private_key_file")),
-            password=_text(get("ansible_password", "ansible_ssh_pass", "ansible_ssh_password")),
+            private_key=_text(
+                get("ansible_private_key_file", "ansible_ssh_private_key_file", default=defaults.private_key)
+            ),
+            password=_text(
+                get("ansible_password", "ansible_ssh_pass", "ansible_ssh_password", default=defaults.password)
+            ),
             ssh_args=tuple(arguments),
-            become=(become is None or _truth(become)) and not already_root,
+            ssh=_transport(_text(get("gpugate_ssh"))),
+            connect_s=max(timeout_s, LEAST_CONNECT_S),
+            become=becomes,
             become_user=_text(get("ansible_become_user")) or "root",
-            become_password=_text(get("ansible_become_password", "ansible_become_pass", "ansible_sudo_pass")),
+            become_password=_text(get(*_BECOME_PASSWORD, default=defaults.become_password)),
             python=_interpreter(_text(get("ansible_python_interpreter"))),
             node_root=PurePosixPath(_text(get("gpugate_node_root")) or "/"),
             driver_root=_text(get("gpugate_driver_root")),
@@ -175,6 +189,17 @@ def _target(name: str, variables: Mapping[str, Any], loader: Any) -> Target:
         )
     except (ValueError, TypeError) as error:
         raise InventoryError(f"{name}: its connection variables are not valid: {error}") from error
+
+
+def _require_sudo(method: Any) -> None:
+    if str(method).rpartition(".")[2] != "sudo":
+        raise ValueError(f"ansible_become_method {method!r} is not supported: gpugate becomes another user by sudo")
+
+
+def _transport(value: str | None) -> str:
+    if value not in (None, *TRANSPORTS):
+        raise ValueError(f"gpugate_ssh: {value!r} is none of {', '.join(TRANSPORTS)}")
+    return value or "auto"
 
 
 def _text(value: Any) -> str | None:

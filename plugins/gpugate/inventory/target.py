@@ -7,6 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from ..policy import Policy
 
+TRANSPORTS = ("auto", "asyncssh", "openssh")
+
 
 @dataclass(frozen=True)
 class Target:

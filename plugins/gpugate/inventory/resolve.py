@@ -186,6 +186,7 @@ def _target(name: str, variables: Mapping[str, Any], loader: Any, defaults: Defa
             node_root=PurePosixPath(_text(get("gpugate_node_root")) or "/"),
             driver_root=_text(get("gpugate_driver_root")),
             state_file=_state_file(_text(get("gpugate_state_file"))),
+            node_name=_text(get("gpugate_node_name")),
         )
     except (ValueError, TypeError) as error:
         raise InventoryError(f"{name}: its connection variables are not valid: {error}") from error

@@ -17,7 +17,8 @@ class Target:
     `address` is None where neither ansible_host nor the ssh configuration renames it; `port`, `user` and
     `private_key` are None where the inventory leaves them to the ssh configuration. `ssh` names what carries the
     connection: asyncssh, openssh, or auto. `connect_s` is how long TCP may take. `state_file` is the controllers'
-    state store, None for the project's own. Secrets stay out of reprs.
+    state store, None for the project's own. `node_name` is what Slurm or Kubernetes calls it, None for `name`. Secrets
+    stay out of reprs.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Target:
     node_root: PurePosixPath = field(default_factory=lambda: PurePosixPath("/"))
     driver_root: str | None = None
     state_file: Path | None = None
+    node_name: str | None = None
 
     @property
     def probe(self) -> PurePosixPath:

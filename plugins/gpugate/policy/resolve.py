@@ -24,7 +24,7 @@ PREFIX = "gpugate_"
 NOT_POLICY = {"gpugate_hosts", "gpugate_node_root", "gpugate_probe_python", "gpugate_driver_root",
               "gpugate_failure_domain", "gpugate_admission_backend", "gpugate_admission_command",
               "gpugate_admission_state", "gpugate_admission_timeout_s", "gpugate_fail_on_refusal",
-              "gpugate_report", "gpugate_ssh", "gpugate_state_file"}  # fmt: skip
+              "gpugate_node_name", "gpugate_report", "gpugate_ssh", "gpugate_state_file"}  # fmt: skip
 FIELDS = {field.name for field in fields(Policy)}
 _POLICY = TypeAdapter(Policy)
 _CHECK = re.compile(r"\w+\.\w+")

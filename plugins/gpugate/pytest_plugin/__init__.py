@@ -167,9 +167,7 @@ class _Session:
             try:
                 run, folder = finish.write_report(self.config, session, self.state)
                 self.config.stash[_SUMMARY] = summary_lines(run, folder)
-                if session.exitstatus == pytest.ExitCode.INTERRUPTED:
-                    self.config.stash[_SUMMARY] += filter(None, [live.kept(self.config)])
-                else:
+                if session.exitstatus != pytest.ExitCode.INTERRUPTED:
                     live.finished(self.config)
             except ReportError as error:
                 self.config.stash[_SUMMARY] = [f"ERROR: {error}"]

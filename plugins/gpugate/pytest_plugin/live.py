@@ -64,13 +64,6 @@ def finished(config: pytest.Config) -> None:
         del config.stash[_GATHERING]
 
 
-def kept(config: pytest.Config) -> str:
-    """How to go on with what was gathered in a session that was interrupted; empty where nothing was."""
-    if _GATHERING not in config.stash:
-        return ""
-    return f"what was gathered is kept: the same command with --resume={config.stash[_GATHERING].name} goes on with it"
-
-
 def resumed_folder(config: pytest.Config) -> Path | None:
     """The folder that --resume means, None without it; raises EvidenceError where there is none."""
     chosen = config.getoption("resume")
@@ -113,13 +106,17 @@ def hosts_of(config: pytest.Config) -> Hosts:
 
 
 def close(config: pytest.Config) -> None:
-    """Give back connections, thread and temporary folder; nothing to do the second time."""
+    """Give back connections, thread and temporary folder, and say how to go on with a gather that was interrupted."""
     if _POOL in config.stash:
         _loop(config).call(config.stash[_POOL].close())
         del config.stash[_POOL]
     if _LOOP in config.stash:
         config.stash[_LOOP].close()
         del config.stash[_LOOP]
+    if _GATHERING in config.stash and (terminal := config.pluginmanager.get_plugin("terminalreporter")) is not None:
+        kept = config.stash[_GATHERING].name
+        terminal.write_line(f"what was gathered is kept: the same command with --resume={kept} goes on with it")
+        del config.stash[_GATHERING]
     if _MERGED in config.stash:
         shutil.rmtree(config.stash[_MERGED], ignore_errors=True)  # the report has its own copy
 

@@ -116,7 +116,7 @@ def test_lines_have_a_bound() -> None:
 def test_bounds_that_differ_are_each_told() -> None:
     """Where hosts of one cause have bounds of their own, the sentence does not give one host's bound to all."""
     cells = [failed(f"gpu{n}", measured=1.0) for n in range(6)]
-    stricter = [replace(f, rule="at least 8 C") for f in cells[0].findings]
+    stricter = [f._replace(rule="at least 8 C") for f in cells[0].findings]
     lines = summary_lines(run_of(*cells, replace(failed("gpu7"), findings=tuple(stricter))))
     assert "has to be at least 5 C, at least 8 C [" in lines[1]
 

@@ -8,10 +8,13 @@ from typing import Any
 
 import pytest
 from gpugate.errors import EvidenceError, Unavailable
+from gpugate.evidence import codec
 from gpugate.evidence.codec import json_schema, parse, serialise
 from gpugate.evidence.facts import Gap
 from gpugate.evidence.frame import MAX_DOCUMENT_BYTES, pack, unpack
 from healthy import healthy, with_fact
+from hypothesis import given
+from hypothesis import strategies as st
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -54,6 +57,10 @@ def test_reading_a_gap_raises_its_reason() -> None:
         (json.dumps({"schema": 1, "a": [0] * 5000}).encode(), "5000 items"),
         (json.dumps({"schema": 1, "a": "\x1b[31m"}).encode(), "control characters"),
         (json.dumps({"schema": 1, "a": "x" * 5000}).encode(), "5000 characters"),
+        (spoilt({"lines": ["x"] * 5000}, "kernel_log"), "5000 items"),
+        (spoilt({"lines": ["a\x7f"]}, "kernel_log"), "control characters"),
+        (spoilt({"lines": ["a\u202e"]}, "kernel_log"), "control characters"),
+        (spoilt({"lines": ["x" * 5000]}, "kernel_log"), "5000 characters"),
         (b'{"schema": 1, "a": ' + b'{"b":' * 20 + b"1" + b"}" * 20 + b"}", "nested deeper"),
         (spoilt({"bogus": 1}, "gpus", "0", "power"), "bogus"),
         (spoilt({"limit_w": "650"}, "gpus", "0", "power"), "limit_w"),
@@ -71,6 +78,21 @@ def test_hostile_documents_are_refused(document: bytes, complaint: str) -> None:
     """A document that is not exactly evidence is refused, and the sentence says why."""
     with pytest.raises(EvidenceError, match=complaint):
         parse(document)
+
+
+_TEXT = st.text(max_size=20) | st.sampled_from(["x" * 4096, "x" * 4097, "\\", '"', "\x7f", "\u202e", "ä", "\ud800"])
+_PLAIN = st.recursive(
+    _TEXT | st.integers() | st.booleans() | st.sampled_from([[0] * 4096, [0] * 4097]),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(_TEXT, inner, max_size=4),
+)
+
+
+@given(_PLAIN, st.booleans())
+def test_bytes_that_look_plain_are(value: Any, escaped: bool) -> None:
+    """Whatever is let through by a look at its bytes alone would be let through by the look at every item."""
+    text = json.dumps(value, ensure_ascii=escaped)
+    if codec._is_plain(text.encode(errors="surrogatepass")):
+        codec._check_shape(value, 0, "document")
 
 
 def test_frame_is_found_behind_a_banner() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from gpugate.evidence.facts import Gap
-from gpugate.verdict import Expect, Gathered, Outcome, Verdict, judge
+from gpugate.verdict import Expect, Gathered, Outcome, Verdict, judge, traced
 from healthy import healthy, policy, with_fact
 
 TODAY = date(2026, 9, 21)
@@ -65,6 +65,17 @@ def test_finding_prints_its_own_rule() -> None:
         f"GPU 3 ({gpu.uuid}, serial {gpu.serial}, {gpu.bus_id}): requested limit is 700 W, outside: has to be "
         "650 +/- 1 W [policy gpugate_power_limit_w]; next: fix it"
     )
+
+
+def test_origins_are_found_once_a_policy() -> None:
+    """A policy whose values know their variables is made once, and says the same as one made anew."""
+    mine = policy()
+    assert traced(mine) is traced(mine)
+    for name in ("headroom_c", "requested_power_w", "reference", "driver_allowed", "persistence"):
+        first, again, anew = (getattr(traced(of), name) for of in (mine, mine, policy()))
+        assert first is again
+        assert (first, getattr(first, "origin", None)) == (anew, getattr(anew, "origin", None))
+        assert type(first) is type(anew)
 
 
 def test_every_bad_gpu_is_named() -> None:

@@ -7,7 +7,7 @@ measure raises `Unavailable` with the node's own reason. Nothing here can turn a
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, TypeVar, Union
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, Union
 
 from ..errors import Unavailable
 
@@ -42,24 +42,25 @@ else:
 class Facts:
     """Base of every record of evidence: construct it with values and Gaps, read values only."""
 
+    _gaps: ClassVar[dict[str, Gap]] = {}  # of a record without any; the others have their own
+
     def __post_init__(self) -> None:
-        gaps = {}
-        for name, value in list(self.__dict__.items()):
-            if type(value) is Gap:
-                gaps[name] = value
-                del self.__dict__[name]
-        self.__dict__["_gaps"] = gaps
+        values = self.__dict__
+        if Gap in map(type, values.values()):
+            gaps = {name: value for name, value in values.items() if type(value) is Gap}
+            for name in gaps:
+                del values[name]
+            values["_gaps"] = gaps
 
     def __getattr__(self, name: str) -> Any:
-        gap = self.__dict__.get("_gaps", {}).get(name)
+        gap = self._gaps.get(name)
         if gap is None:
             raise AttributeError(f"{type(self).__name__} has no fact {name!r}")
         raise Unavailable(f"{name} could not be measured: {gap.unavailable}")
 
     def gap(self, name: str) -> Gap | None:
         """The gap that stands in place of fact `name`, or None where it was measured."""
-        found: Gap | None = self.__dict__["_gaps"].get(name)
-        return found
+        return self._gaps.get(name)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({to_json(self)})"
@@ -68,7 +69,7 @@ class Facts:
 def to_json(value: Any) -> Any:
     """Plain JSON data (dicts, lists, strings, numbers) of a record, in the order of its fields."""
     if isinstance(value, Facts):
-        gaps = value.__dict__["_gaps"]
+        gaps = value._gaps
         return {f.name: to_json(gaps[f.name] if f.name in gaps else value.__dict__[f.name]) for f in fields(value)}  # type: ignore[arg-type]  # every record is a dataclass
     if isinstance(value, Gap):
         return {"unavailable": value.unavailable, "code": value.code}

@@ -17,27 +17,23 @@ _OURS = "built into the check"
 class Expect:
     """The recorder that a check gets as `expect`; holds its findings in the order in which they were made."""
 
+    __slots__ = ("_named", "findings")
+
     def __init__(self) -> None:
         self.findings: list[Finding] = []
-        self._without_rule: list[Expectation] = []
+        self._named: list[Expectation] = []
 
     def __call__(self, what: str, measured: Any, *, at: Gpu | None = None) -> Expectation:
         """Name a measured thing, and the GPU it was measured at; a rule has to follow."""
-        expectation = Expectation(self, what, measured, name_of(at) if at is not None else None)
-        self._without_rule.append(expectation)
+        expectation = Expectation(self.findings, what, measured, None if at is None else name_of(at))
+        self._named.append(expectation)
         return expectation
 
     @property
     def unruled(self) -> str:
         """What the check named and gave no rule, in one sentence; empty where every rule followed."""
-        names = dict.fromkeys(expectation.what for expectation in self._without_rule)
+        names = dict.fromkeys(expectation.what for expectation in self._named if not expectation.ruled)
         return f"the check names {', '.join(names)} and has no rule for it" if names else ""
-
-    def record(self, expectation: Expectation, finding: Finding) -> None:
-        """Keep a finding of an expectation, which thereby has its rule."""
-        if expectation in self._without_rule:
-            self._without_rule.remove(expectation)
-        self.findings.append(finding)
 
 
 class Expectation:
@@ -47,8 +43,11 @@ class Expectation:
     itself where the bound is a field of policy).
     """
 
-    def __init__(self, recorder: Expect, what: str, measured: Any, gpu: GpuName | None) -> None:
-        self._recorder, self.what, self._measured, self._gpu = recorder, what, measured, gpu
+    __slots__ = ("_findings", "_gpu", "_measured", "ruled", "what")
+
+    def __init__(self, findings: list[Finding], what: str, measured: Any, gpu: GpuName | None) -> None:
+        self._findings, self.what, self._measured, self._gpu = findings, what, measured, gpu
+        self.ruled = False
 
     def within(self, target: float, tolerance: float, unit: str = "", *, next: str = "", origin: str = "") -> None:
         """Not further from `target` than `tolerance`."""
@@ -75,9 +74,10 @@ class Expectation:
         self, wanted: Any, unit: str = "", *, next: str = "", origin: str = "", or_marginal: bool = False
     ) -> None:
         """Equal to `wanted`; with `or_marginal` a difference is marginal instead of red."""
-        same = type(self._measured) is type(_plain(wanted)) and self._measured == wanted
         if isinstance(wanted, (int, float)) and not isinstance(wanted, bool):
             same = self._number() and self._measured == wanted
+        else:
+            same = type(self._measured) is type(_plain(wanted)) and self._measured == wanted
         marginal = not same and or_marginal
         self._record(same or marginal, f"{_shown(wanted)}{_u(unit)}", unit, next, origin or _origin(wanted), marginal)
 
@@ -101,13 +101,14 @@ class Expectation:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
     def _record(self, good: bool, rule: str, unit: str, step: str, origin: str, marginal: bool = False) -> None:
+        self.ruled = True
         finding = Finding(self.what, self._measured, unit, rule, origin, good, marginal, self._gpu, step)
-        self._recorder.record(self, finding)
+        self._findings.append(finding)
 
 
 def name_of(gpu: Gpu) -> GpuName:
     """What a reader needs to find the card. Kept with the record: every finding on it shares one name."""
-    known: GpuName | None = vars(gpu).get("_name")
+    known: GpuName | None = gpu.__dict__.get("_name")
     if known is None:
         known = vars(gpu)["_name"] = _named(gpu)
     return known
@@ -130,10 +131,10 @@ def _told(gpu: Facts, name: str, unknown: str) -> str:
 
 
 def _origin(*bounds: Any) -> str:
-    origins = [origin for bound in bounds if (origin := getattr(bound, "origin", None))]
-    if len(origins) > 1:
-        return ", ".join(dict.fromkeys(origins))
-    return origins[0] if origins else _OURS
+    if len(bounds) == 1:
+        return getattr(bounds[0], "origin", _OURS)
+    origins = dict.fromkeys(bound.origin for bound in bounds if hasattr(bound, "origin"))
+    return ", ".join(origins) or _OURS
 
 
 def _plain(value: Any) -> Any:

@@ -59,7 +59,9 @@ class Node(_NodeFacts):
     def gpus(self) -> list[Gpu]:
         """NVML's devices, in its order."""
         self.looked_at_gpus = True
-        gpus = [gpu for gpu in self._evidence.gpus if gpu.index not in self._without]
+        gpus = self._evidence.gpus
+        if self._without:
+            gpus = [gpu for gpu in gpus if gpu.index not in self._without]
         return _Walk(self, gpus, lambda gpu: gpu)
 
     def burnt(self) -> list[tuple[Gpu, BurnGpu]]:
@@ -84,10 +86,11 @@ class _Walk(list[_T]):
         self._node, self._gpu_of = node, gpu_of
 
     def __iter__(self) -> Iterator[_T]:
+        node, gpu_of = self._node, self._gpu_of
         for item in super().__iter__():
-            self._node.at = self._gpu_of(item)
+            node.at = gpu_of(item)
             yield item
-        self._node.at = None
+        node.at = None
 
 
 class _OriginFloat(float):
@@ -106,7 +109,7 @@ _WITH_ORIGIN: dict[type, type] = {float: _OriginFloat, int: _OriginInt, str: _Or
 
 
 class _PolicyOfOrigin:
-    """A Policy whose numbers and texts know which variable they come from."""
+    """A Policy whose numbers and texts know which variable they come from. Each is made once: a policy is frozen."""
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
@@ -114,11 +117,11 @@ class _PolicyOfOrigin:
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._policy, name)
         kind = _WITH_ORIGIN.get(type(value))
-        if kind is None:
-            return value
-        traced = kind(value)
-        traced.origin = f"policy gpugate_{_VARIABLE.get(name, name)}"
-        return traced
+        if kind is not None:
+            value = kind(value)
+            value.origin = f"policy gpugate_{_VARIABLE.get(name, name)}"
+        self.__dict__[name] = value
+        return value
 
 
 _VARIABLE = {"requested_power_w": "power_limit_w"}
@@ -204,7 +207,10 @@ def because(error: BaseException) -> str:
 
 def traced(policy: Policy) -> Policy:
     """The same policy, whose numbers and texts know which variable they come from."""
-    return cast(Policy, _PolicyOfOrigin(policy))
+    known = policy.__dict__.get("_traced")
+    if known is None:
+        known = policy.__dict__["_traced"] = _PolicyOfOrigin(policy)
+    return cast(Policy, known)
 
 
 def missing(host: str, check: str, policy: Policy, reason: str) -> Verdict:

@@ -148,6 +148,7 @@ class _Answering:
                 await self._turn.begins()
                 self._began, self._give_up_at = True, time.monotonic() + self._request.patience_s + ANSWER_MARGIN_S
             self.asked_unix_s = time.time()
+            self._hear("was asked")
             return await transport.run(command, stdin, self._give_up_at - time.monotonic(), self._hear)
 
     def _hear(self, line: str) -> None:

@@ -14,9 +14,9 @@ from ..gather import Limits, Pool, gather, merge
 from ..gather.journal import profile_of, unfinished
 from ..gather.loop import Loop
 from ..gather.testinfra_host import Hosts
-from ..inventory import Target
 from ..policy import Profile
 from ..report import new_run_id
+from .progress import FleetProgress
 from .state import State
 
 _LOOP = pytest.StashKey[Loop]()
@@ -24,7 +24,6 @@ _POOL = pytest.StashKey[Pool]()
 _HOSTS = pytest.StashKey[Hosts]()
 _GATHERING = pytest.StashKey[Path]()
 _MERGED = pytest.StashKey[Path]()
-_QUIET_S = 5.0
 _KEEP_UNFINISHED_S = 7 * 86400.0
 
 
@@ -46,9 +45,12 @@ def gather_now(config: pytest.Config, state: State, hosts: list[str]) -> None:
     try:
         folder = config.stash[_GATHERING] = resumed_folder(config) or _new_folder(config, state)
         targets = [state.targets[host] for host in hosts]
-        progress = _Progress(config, targets)
+        progress = FleetProgress(config, targets)
         state_file = config.rootpath / "state" / "gpugate.sqlite"
-        _loop(config).call(gather(targets, state.profile, folder, progress, state_file, _pool(config)))
+        try:
+            _loop(config).call(gather(targets, state.profile, folder, progress, state_file, _pool(config)))
+        finally:
+            progress.close()
     except EvidenceError as error:
         raise pytest.UsageError(str(error)) from error
     except OSError as error:
@@ -161,24 +163,3 @@ def _loop(config: pytest.Config) -> Loop:
     if _LOOP not in config.stash:
         config.stash[_LOOP] = Loop()
     return config.stash[_LOOP]
-
-
-class _Progress:
-    """Lines about the gather: every host's end, and every few seconds what the others are at."""
-
-    def __init__(self, config: pytest.Config, targets: list[Target]) -> None:
-        self._terminal = config.pluginmanager.get_plugin("terminalreporter")
-        self._total, self._done, self._spoke = len(targets), 0, time.monotonic()
-        self._line(f"gathering evidence of {self._total} host{'s' * (self._total != 1)}")
-
-    def __call__(self, host: str, text: str, done: bool) -> None:
-        self._done += done
-        if done and (self._total <= 64 or not text.startswith("evidence after")):
-            self._line(f"  {host}: {text} ({self._done} of {self._total})")
-        elif time.monotonic() - self._spoke >= _QUIET_S:
-            self._line(f"  {host}: {text} ({self._done} of {self._total} done)")
-
-    def _line(self, text: str) -> None:
-        self._spoke = time.monotonic()
-        if self._terminal is not None:
-            self._terminal.write_line(text)

@@ -117,10 +117,8 @@ def test_broken_connection_is_not_used_again(net: Net) -> None:
             async with used.of(host("gpu0")):
                 raise NotGathered("gpu0 stopped answering")
         assert net.open == []
-        async with used.of(host("gpu0")) as line:
-            pass
-        line.closed = True  # by the other side
-        net.open.remove(line)
+        await use(used, "gpu0")
+        net.open.pop().closed = True  # by the other side
         await use(used, "gpu0")
 
     run(work)

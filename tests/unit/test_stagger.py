@@ -15,7 +15,7 @@ from gpugate.evidence.codec import serialise
 from gpugate.evidence.facts import Gap
 from gpugate.evidence.frame import pack
 from gpugate.gather import GatherLog, Limits, Pool, fleet, gather, pool, stagger
-from gpugate.gather.pool import Hops
+from gpugate.gather.hops import Hops
 from gpugate.gather.transport import Answer
 from gpugate.inventory import Target
 from gpugate.policy import Profile

@@ -182,11 +182,12 @@ def collect_command(target: Target) -> list[str]:
 def _why_none(target: Target, answer: Answer, complaint: str) -> EvidenceError:
     lines = [printable(line) for line in answer.stderr.splitlines() if line.strip()]
     said = lines[-1][:300] if lines else "it said nothing"
-    if "sudo" in said or "password is required" in said:
+    no_python = f"sudo: {target.python}: command not found" in said  # and sudo ends with 1
+    if not no_python and ("sudo" in said or "password is required" in said):
         return _NeverBegan(f"{target.where} does not let us become {target.become_user}: {said}")
     if "can't open file" in said:
         return _NeverBegan(f"{target.where} has no probe at {target.probe} ({said}): run playbooks/provision.yml on it")
-    if answer.status == 127:
+    if no_python or answer.status == 127:
         return _NeverBegan(f"{target.where} cannot run {target.python} ({said}): set ansible_python_interpreter")
     ended = f"was killed by signal {-answer.status}" if answer.status < 0 else f"ended with exit status {answer.status}"
     return EvidenceError(f"{target.where}: {complaint}: the probe {ended}: {said}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Protocol
 
@@ -49,5 +50,8 @@ def printable(text: bytes) -> str:
 
 def reason(error: BaseException) -> str:
     """What an exception of a connection says, in one printable line."""
-    text = getattr(error, "reason", "") or getattr(error, "strerror", "") or str(error) or type(error).__name__
+    number = error.errno or 0 if isinstance(error, OSError) else 0
+    system = os.strerror(number) if number > 0 else ""
+    strerror = getattr(error, "strerror", "")  # asyncio puts its own words there: "Connect call failed"
+    text = getattr(error, "reason", "") or system or strerror or str(error) or type(error).__name__
     return printable(str(text).encode())

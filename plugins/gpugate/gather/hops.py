@@ -1,138 +1,132 @@
-"""Jump hosts, each logged in to once for all the hosts behind it."""
+"""What the hosts of a gather share: configuration, keys, known hosts, and one connection to each jump host."""
 
 from __future__ import annotations
 
 import asyncio
-import re
-import shlex
-from dataclasses import dataclass, field
+import shutil
+import tempfile
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 import asyncssh
 
 from ..errors import NotGathered
+from .jump import Jump, jump_of
+from .master import Master, open_master
 from .ssh import close_connection, login
 from .ssh_config import Configs, Settings
-from .ssh_options import Credentials, require_nothing_more
+from .ssh_options import Credentials
+from .transport import unreachable
 
-_FLAGS_WITH_VALUE = "BbcDEeFIiJLlmOopQRSWw"
-
-
-@dataclass(frozen=True)
-class Jump:
-    """A jump host as it is asked for: the arguments and the destination that `ssh` would be given."""
-
-    arguments: tuple[str, ...]
-    destination: str
-
-    @property
-    def where(self) -> str:
-        return f"the jump host {self.destination.removeprefix('ssh://')}"
+_LONGEST_FOLDER = 60  # a control socket's path has to fit into 108 bytes, with what ssh adds to it
 
 
-def jump_of(settings: Settings) -> Jump | None:
-    """The jump host next to a destination: of ProxyJump, or of a ProxyCommand that is nothing but `ssh -W`."""
-    if chain := settings.get("proxyjump"):
-        *before, last = chain.split(",")
-        through = ("-J", ",".join(before)) if before else ()
-        place = last if last.startswith("ssh://") else f"ssh://{last}"
-        return Jump((*settings.config_file, *through), place)
-    return _jump_of_command(settings.get("proxycommand"))
+T = TypeVar("T")
 
 
-def _jump_of_command(command: str) -> Jump | None:
-    """`ssh [OPTIONS] -W %h:%p HOST`; None for any other command, which is then run as it is."""
-    if re.search(r"[$`;&|<>()*?~\n]", command):
-        return None
-    try:
-        words = shlex.split(command)
-    except ValueError:
-        return None
-    if len(words) < 3 or words[0].rpartition("/")[2] != "ssh":
-        return None
-    arguments: list[str] = []
-    places: list[str] = []
-    forwards = False
-    rest = iter(words[1:])
-    for word in rest:
-        if not word.startswith("-") or len(word) < 2:
-            places.append(word)
-            continue
-        value = ""
-        if word[1] in _FLAGS_WITH_VALUE:
-            value = word[2:] or next(rest, "")
-        if word[1] == "W":
-            forwards = value in ("%h:%p", "[%h]:%p")
-        elif value:
-            arguments += [word[:2], value]
-        else:
-            arguments.append(word)
-    if not forwards or len(places) != 1 or any("%" in argument for argument in arguments):
-        return None
-    return Jump(tuple(arguments), places[0])
+class _Shared(Generic[T]):
+    """One connection for each jump host, or the login under way, or why there is none; made anew once when lost."""
 
+    def __init__(self, lost: Callable[[T], bool]) -> None:
+        self._lost = lost
+        self._opened: dict[Jump, list[asyncio.Task[T]]] = {}
 
-@dataclass
-class _Shared:
-    """One jump host's connection, or the login that is under way, or why there is none."""
-
-    opening: asyncio.Task[asyncssh.SSHClientConnection]
-    renewed: bool = False
-
-
-@dataclass
-class Hops:
-    """What the hosts of one gather share: configuration, keys, known hosts, and one connection for each jump host."""
-
-    configs: Configs = field(default_factory=Configs)
-    credentials: Credentials = field(default_factory=Credentials)
-    _shared: dict[Jump, _Shared] = field(default_factory=dict)
-
-    async def tunnel(self, jump: Jump, connect_s: float) -> asyncssh.SSHClientConnection:
-        """The jump host's connection; raises NotGathered, in the same words for every host behind it.
-
-        A connection that was lost is made anew once.
-        """
-        shared = self._shared.get(jump)
-        if shared is None or (not shared.renewed and _is_lost(shared.opening)):
-            opening = asyncio.create_task(self._login(jump, connect_s))
-            shared = self._shared[jump] = _Shared(opening, renewed=shared is not None)
-        connection = await asyncio.shield(shared.opening)
-        if connection.is_closed():
-            raise NotGathered(f"{jump.where} cannot be reached: it dropped its connection twice")
+    async def get(self, jump: Jump, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        tasks = self._opened.setdefault(jump, [])
+        if not tasks or (len(tasks) == 1 and self._was_lost(tasks[0])):
+            tasks.append(asyncio.create_task(begin()))
+        connection = await asyncio.shield(tasks[-1])
+        if self._lost(connection):
+            raise unreachable(jump.where, "it dropped its connection, and the next one too")
         return connection
 
-    async def _login(self, jump: Jump, connect_s: float) -> asyncssh.SSHClientConnection:
-        try:
-            settings, before = await self._chain(jump)
-            tunnel = None if before is None else await self.tunnel(before, connect_s)
-        except NotGathered as error:
-            raise NotGathered(f"{jump.where} cannot be reached: {error}") from error
-        return await login(jump.where, settings, self.credentials, connect_s, tunnel=tunnel)
+    def _was_lost(self, task: asyncio.Task[T]) -> bool:
+        return task.done() and not task.cancelled() and task.exception() is None and self._lost(task.result())
 
-    async def _chain(self, jump: Jump) -> tuple[Settings, Jump | None]:
-        """A jump host's settings and the jump host before it; raises NotGathered where the way there is a circle."""
-        settings = await self.configs.settings(jump.arguments, jump.destination)
-        before, passed = jump_of(settings), [jump]
-        following = before
-        while following is not None:
-            if following in passed:
-                raise NotGathered(f"the way there goes in a circle, through {following.where}")
-            passed.append(following)
-            following = jump_of(await self.configs.settings(following.arguments, following.destination))
-        require_nothing_more(settings)
-        return settings, before
+    async def close(self) -> list[T]:
+        """Give up logins under way; the connections, the latest first, are the caller's to close."""
+        tasks = [task for tasks in self._opened.values() for task in tasks]
+        self._opened.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return [task.result() for task in reversed(tasks) if not task.cancelled() and task.exception() is None]
+
+
+class Hops:
+    """Belongs to one event loop; close it when the last host is done."""
+
+    def __init__(self) -> None:
+        self.configs, self.credentials = Configs(), Credentials()
+        self._tunnels: _Shared[asyncssh.SSHClientConnection] = _Shared(lambda tunnel: tunnel.is_closed())
+        self._masters: _Shared[Master] = _Shared(lambda master: master.closed)
+        self._folder: Path | None = None
+
+    @property
+    def folder(self) -> Path:
+        """A private folder for control sockets."""
+        if self._folder is None:
+            place = tempfile.gettempdir()
+            place = place if len(place) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108 - mkdtemp makes it private
+            self._folder = Path(tempfile.mkdtemp(prefix="gpugate-", dir=place))
+        return self._folder
+
+    async def chain(self, settings: Settings) -> list[tuple[Jump, Settings]]:
+        """The jump hosts on the way to a destination, the nearest to it first; raises NotGathered for a circle."""
+        passed: list[tuple[Jump, Settings]] = []
+        jump = jump_of(settings)
+        while jump is not None:
+            if jump in [other for other, _ in passed]:
+                raise NotGathered(f"the way there goes in a circle, through {jump.where}")
+            try:
+                passed.append((jump, await self.configs.settings(jump.arguments, jump.destination)))
+            except NotGathered as error:
+                raise unreachable(jump.where, str(error)) from error
+            jump = jump_of(passed[-1][1])
+        return passed
+
+    async def tunnel(self, chain: list[tuple[Jump, Settings]], connect_s: float) -> asyncssh.SSHClientConnection | None:
+        """The connection to the chain's first jump host, through the others; None for an empty chain.
+
+        Raises NotGathered, in the same words for every host behind it.
+        """
+        if not chain:
+            return None
+        (jump, settings), *before = chain
+
+        async def begin() -> asyncssh.SSHClientConnection:
+            tunnel = await self._through(jump, self.tunnel(before, connect_s))
+            return await login(jump.where, settings, self.credentials, connect_s, tunnel=tunnel)
+
+        return await self._tunnels.get(jump, begin)
+
+    async def master(self, chain: list[tuple[Jump, Settings]], connect_s: float) -> Master | None:
+        """As `tunnel`, by the OpenSSH client."""
+        if not chain:
+            return None
+        (jump, settings), *before = chain
+
+        async def begin() -> Master:
+            through = await self._through(jump, self.master(before, connect_s))
+            return await open_master(jump.where, settings, self.folder, connect_s, through=through)
+
+        return await self._masters.get(jump, begin)
+
+    @staticmethod
+    async def _through(jump: Jump, opening: Coroutine[Any, Any, T]) -> T:
+        try:
+            return await opening
+        except NotGathered as error:
+            raise unreachable(jump.where, str(error)) from error
 
     async def close(self) -> None:
         """End every jump connection; never raises."""
-        shared, self._shared = list(self._shared.values()), {}
-        for one in shared:
-            one.opening.cancel()
-        opened = await asyncio.gather(*(one.opening for one in shared), return_exceptions=True)
         self.configs.close()
-        await asyncio.gather(
-            *(close_connection(one) for one in reversed(opened) if isinstance(one, asyncssh.SSHClientConnection))
-        )
-
-
-def _is_lost(opening: asyncio.Task[asyncssh.SSHClientConnection]) -> bool:
-    return opening.done() and not opening.cancelled() and opening.exception() is None and opening.result().is_closed()
+        for tunnel in await self._tunnels.close():
+            await close_connection(tunnel)
+        for master in await self._masters.close():
+            await master.close()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None

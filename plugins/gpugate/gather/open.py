@@ -6,11 +6,14 @@ from pathlib import Path
 
 from ..errors import NotGathered
 from ..inventory import Target
-from .hops import Hops, jump_of
+from .hops import Hops
 from .local import LocalTransport
+from .master import open_master
+from .openssh import OpenSshTransport
 from .ssh import SshTransport, login
-from .ssh_options import require_nothing_more
-from .transport import Transport
+from .ssh_config import Settings
+from .ssh_options import lacking
+from .transport import Transport, unreachable
 
 
 async def open_transport(target: Target, hops: Hops) -> Transport:
@@ -21,15 +24,34 @@ async def open_transport(target: Target, hops: Hops) -> Transport:
         raise NotGathered(f"{target.name}: ansible_connection {target.connection!r} is not supported (ssh or local)")
     try:
         settings = await hops.configs.settings(_arguments(target), target.address or target.name)
-        require_nothing_more(settings)
-        jump = jump_of(settings)
-        tunnel = None if jump is None else await hops.tunnel(jump, target.connect_s)
+        chain = await hops.chain(settings)
+        by_openssh = _by_openssh(target, hops, [settings, *(of_jump for _, of_jump in chain)])
+        connect_s = float(settings.get("connecttimeout", str(target.connect_s)))
+        if by_openssh:
+            through = await hops.master(chain, connect_s)
+        else:
+            tunnel = await hops.tunnel(chain, connect_s)
     except NotGathered as error:
-        raise NotGathered(f"{target.where} cannot be reached: {error}") from error
+        raise unreachable(target.where, str(error)) from error
+    if by_openssh:
+        master = await open_master(
+            target.where, settings, hops.folder, connect_s, password=target.password, through=through
+        )
+        return OpenSshTransport(target, settings, master)
     connection = await login(
-        target.where, settings, hops.credentials, target.connect_s, password=target.password, tunnel=tunnel
+        target.where, settings, hops.credentials, connect_s, password=target.password, tunnel=tunnel
     )
     return SshTransport(target, connection)
+
+
+def _by_openssh(target: Target, hops: Hops, settings: list[Settings]) -> bool:
+    """Whether the OpenSSH client carries the connection; raises NotGathered where it has to and may not."""
+    lacks = [lack for one in settings if (lack := lacking(one, hops.credentials.known_hosts(one)))]
+    if lacks and target.ssh == "asyncssh":
+        raise NotGathered(
+            f"asyncssh lacks what the ssh configuration asks for ({lacks[0]}): set gpugate_ssh to auto or openssh"
+        )
+    return target.ssh == "openssh" or bool(lacks)
 
 
 def _arguments(target: Target) -> list[str]:

@@ -19,7 +19,6 @@ from asyncssh.kex import get_kex_algs
 from asyncssh.mac import get_mac_algs
 from asyncssh.public_key import get_certificate_algs, get_public_key_algs
 
-from ..errors import NotGathered
 from .ssh_config import Settings, home
 
 KEEPALIVE_S = 10
@@ -60,7 +59,7 @@ _IRRELEVANT = {"addkeystoagent", "batchmode", "canonicaldomains", "canonicalizef
               "updatehostkeys", "visualhostkey", "warnweakcrypto", "xauthlocation"}  # fmt: skip
 
 
-def lacking(settings: Settings) -> str:
+def lacking(settings: Settings, known: KnownHosts) -> str:
     """What only the OpenSSH client can do of what this configuration asks for; "" where asyncssh can do all of it."""
     if settings.get("controlpath") and home(settings.get("controlpath")).is_socket():
         return f"the open master connection {settings.get('controlpath')}"
@@ -69,19 +68,15 @@ def lacking(settings: Settings) -> str:
     if settings.get("gssapiauthentication") == "yes" and _ticket():
         return "GSSAPIAuthentication with the Kerberos ticket at hand"
     for keyword in settings.options:
-        known = keyword in _HONOURED or keyword in _IRRELEVANT or keyword.startswith("gssapi")
-        if not known and settings.chosen(keyword):
+        settled = keyword in _HONOURED or keyword in _IRRELEVANT or keyword.startswith("gssapi")
+        if not settled and settings.chosen(keyword):
             return f"{keyword} {settings.get(keyword)}"
+    if settings.chosen("casignaturealgorithms") and known.trusted(settings)[1]:
+        return f"CASignatureAlgorithms {settings.get('casignaturealgorithms')}"
     for keyword in settings.options.keys() & _ALGORITHMS.keys():
         if settings.chosen(keyword) and not _supported(keyword, settings.get(keyword)):
             return f"{keyword} {settings.get(keyword)}"
     return ""
-
-
-def require_nothing_more(settings: Settings) -> None:
-    """Raise NotGathered where asyncssh cannot do what the configuration asks for."""
-    if lacks := lacking(settings):
-        raise NotGathered(f"asyncssh lacks what the ssh configuration asks for ({lacks}): set gpugate_ssh to openssh")
 
 
 def options(settings: Settings, trusted: tuple[Any, ...], keys: Keys, password: str | None) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from ..errors import NotGathered
 from ..inventory import Target
 
 _MARK = "gpugate-input-begins"
@@ -57,3 +58,43 @@ def privileged(target: Target, argv: list[str], stdin: bytes) -> tuple[str, byte
     )
     given = f"{target.become_password}\n{_MARK}\n".encode()
     return f"sudo -H -S -p '' -u {user} -- {command}", given + stdin
+
+
+def no_connection(where: str, seconds: float) -> NotGathered:
+    """TCP did not connect."""
+    return NotGathered(f"{where} did not answer at all within {seconds:g} s (connect)")
+
+
+def no_login(where: str, seconds: float, said: str) -> NotGathered:
+    """TCP connected, and the login did not end; `said` is why an earlier attempt failed."""
+    return NotGathered(f"{where} did not let us in within {seconds:g} s (login){f': {said}' if said else ''}")
+
+
+def unknown_key(where: str, known: bool, said: str) -> NotGathered:
+    """The host key was not accepted; `known`: another one is registered under this name."""
+    why = (
+        "another key is registered for it, so it was reinstalled, or is another machine"
+        if known
+        else "none is registered for it: compare its key on its console, then add it (ssh-keyscan)"
+    )
+    return NotGathered(f"{where} shows a host key that known_hosts does not hold: {why} ({said})")
+
+
+def refused(where: str, said: str) -> NotGathered:
+    """The host knows neither our keys nor our password."""
+    return NotGathered(f"{where} refuses our login: {said}")
+
+
+def unreachable(where: str, said: str) -> NotGathered:
+    """Anything else that went wrong before the login was over."""
+    return NotGathered(f"{where} cannot be reached: {said}")
+
+
+def stopped(where: str, said: str) -> NotGathered:
+    """The connection was lost after the login."""
+    return NotGathered(f"{where} stopped answering after login: {said}")
+
+
+def silent(where: str, seconds: float) -> NotGathered:
+    """The connection stands, and the command did not end."""
+    return NotGathered(f"{where} gave no answer within {seconds:g} s after login")

@@ -6,6 +6,9 @@ Runs on nodes: Python 3.9, standard library only.
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +19,7 @@ PROBE_FILE = "gpugate-probe.pyz"
 STATE = "var/lib/gpugate"  # what burns leave
 SETTINGS = "etc/gpugate/settings.json"
 RESTORE = "etc/gpugate/restore.json"
+SUDOERS = "etc/sudoers.d/gpugate"
 PERSISTENCED = "nvidia-persistenced.service"
 # systemd.unit(5), highest priority first
 UNIT_FOLDERS = (
@@ -26,6 +30,7 @@ UNIT_FOLDERS = (
     "lib/systemd/system",
 )
 DEADLINE_S = 300
+_MAX_LINKS = 40  # as many as the kernel follows
 
 
 class NodeError(Exception):
@@ -45,6 +50,61 @@ def services(root: str) -> dict[str, Any]:
         "systemd": systemd,
         "persistenced_unit": next((str(path) for path in candidates if path.is_file()), None) if systemd else None,
     }
+
+
+def sudo(root: str) -> dict[str, Any]:
+    """What this node has for a line of sudo's, and who beside root could change what such a line would run."""
+    places = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+    python3 = shutil.which("python3")
+    probe = str(Path(root, PROBES, "current", PROBE_FILE))
+    return {
+        "python3": python3,
+        "visudo": shutil.which("visudo", path=places),
+        "folder": Path(root, SUDOERS).parent.is_dir(),
+        "line": Path(root, SUDOERS).is_file(),
+        "changeable": {place: changeable(place) for place in (sys.executable, python3, probe) if place},
+    }
+
+
+def changeable(place: str) -> list[str]:
+    """Why others than root may change what this path leads to; empty where nobody else may.
+
+    Whoever may write a folder may put another thing in its place, so each folder and link on the way counts. What is
+    not there yet will be made by root.
+    """
+    found: list[str] = []
+    pending, way, links = list(reversed(Path(place).parts[1:])), Path("/"), 0
+    while links <= _MAX_LINKS:
+        try:
+            at = way.lstat()
+        except OSError:
+            return found
+        sentence = f"{way} {_open_to(at)}"
+        if _open_to(at) and sentence not in found:
+            found.append(sentence)
+        if stat.S_ISLNK(at.st_mode):
+            links += 1
+            target = Path(os.readlink(way))  # noqa: PTH115  # Python 3.9
+            pending += [part for part in reversed(target.parts) if part != "/"]
+            way = Path("/") if target.is_absolute() else way.parent
+        elif pending:
+            part = pending.pop()
+            way = way.parent if part == ".." else way / part
+        else:
+            return found
+    return [*found, f"{place} has too many symbolic links"]
+
+
+def _open_to(at: os.stat_result) -> str:
+    """Who else may change this; empty where nobody may."""
+    sticky = stat.S_ISDIR(at.st_mode) and at.st_mode & stat.S_ISVTX  # others' files there stay others'
+    if at.st_uid != 0:
+        return f"belongs to user {at.st_uid}"
+    if stat.S_ISLNK(at.st_mode) or sticky:
+        return ""
+    if at.st_mode & stat.S_IWOTH:
+        return "can be written by everybody"
+    return f"can be written by group {at.st_gid}" if at.st_mode & stat.S_IWGRP and at.st_gid != 0 else ""
 
 
 def ask(probe: str, root: str, driver_root: str | None, *command: str, stdin: str | None = None) -> dict[str, Any]:

@@ -110,6 +110,26 @@ services:
     persistenced_unit:
       description: The unit file of nvidia-persistenced, null where there is none or no systemd.
       type: str
+sudo:
+  description: What this node has for a line that lets somebody run the probe as root.
+  returned: success
+  type: dict
+  contains:
+    python3:
+      description: What C(python3) is in the search path of the user of this task, null where there is none.
+      type: str
+    visudo:
+      description: The program that checks such a line, null where there is none.
+      type: str
+    folder:
+      description: Whether there is a folder for such lines.
+      type: bool
+    line:
+      description: Whether there is one for the probe already.
+      type: bool
+    changeable:
+      description: Why others than root may change the task's interpreter, C(python3) and the probe, by their paths.
+      type: dict
 probe_missing:
   description: Set on a failure whose cause is that the asked build is not on the node.
   returned: failure
@@ -126,7 +146,7 @@ from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402
-from ansible.module_utils.gpugate_node import PROBE_FILE, PROBES, STATE, NodeError, ask, services  # noqa: E402
+from ansible.module_utils.gpugate_node import PROBE_FILE, PROBES, STATE, NodeError, ask, services, sudo  # noqa: E402
 
 ARGUMENTS: dict[str, dict[str, object]] = {
     "state": {"type": "str", "choices": ["present", "absent", "identity"], "default": "present"},
@@ -287,7 +307,7 @@ def main() -> None:
         module.fail_json(msg=str(error), **error.facts)
     except OSError as error:
         module.fail_json(msg=f"{error.filename or builds.folder}: {error.strerror}")
-    module.exit_json(services=services(module.params["root"]), **result)
+    module.exit_json(services=services(module.params["root"]), sudo=sudo(module.params["root"]), **result)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from .types import Policy
 
 PREFIX = "gpugate_"
 # Variables of ours that say where things are, not what a healthy node is.
-NOT_POLICY = {"gpugate_hosts", "gpugate_node_root", "gpugate_probe_python", "gpugate_driver_root",
+NOT_POLICY = {"gpugate_hosts", "gpugate_node_root", "gpugate_probe_python", "gpugate_probe_user", "gpugate_driver_root",
               "gpugate_failure_domain", "gpugate_admission_backend", "gpugate_admission_command",
               "gpugate_admission_state", "gpugate_admission_timeout_s", "gpugate_fail_on_refusal",
               "gpugate_node_name", "gpugate_report", "gpugate_ssh", "gpugate_state_file"}  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import shlex
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ from .transport import refused, unknown_key, unreachable
 
 _CLOSE_DEADLINE_S = 5.0
 _LOST_DEADLINE_S = 1.0
+_CONNECTED = ("debug1: Connection established", "debug1: Remote protocol version")
 _UNANSWERED = "the connection was lost"
 # ssh asks this for the password; whatever else it may ask for (a key's passphrase) has no answer.
 _ASKPASS = """#!/bin/sh
@@ -123,9 +125,6 @@ async def _is_up(process: asyncio.subprocess.Process, socket: Path, log: Path, p
     return False
 
 
-_CONNECTED = ("debug1: Connection established", "debug1: Remote protocol version")
-
-
 def _argv(
     settings: Settings, socket: Path, log: Path, connect_s: float, password: str | None, through: Master | None
 ) -> list[str]:
@@ -201,7 +200,7 @@ def _said(log: Path) -> str:
     """ssh's last words."""
     for line in reversed(_lines(log)):
         if not line.startswith(("Transferred: ", "Bytes per second: ", "Authenticated to ")):
-            return line
+            return re.sub(r"^ssh: connect to host \S+ port \d+: ", "", line)
     return ""
 
 

@@ -23,6 +23,7 @@ class SshTransport:
 
     def __init__(self, target: Target, connection: asyncssh.SSHClientConnection) -> None:
         self._target, self._connection = target, connection
+        self._given_up = False
 
     async def run(
         self, command: str, stdin: bytes, deadline_s: float, on_line: Callable[[str], None] | None = None
@@ -32,6 +33,7 @@ class SshTransport:
             async with asyncio.timeout(deadline_s):
                 return await self._run(command, stdin, on_line)
         except TimeoutError as error:
+            self._given_up = True
             self._connection.abort()  # a node that froze would never confirm that anything is closed
             raise silent(self._target.where, deadline_s) from error
         except (asyncssh.Error, OSError) as error:
@@ -62,7 +64,7 @@ class SshTransport:
     @property
     def closed(self) -> bool:
         """See Transport.closed."""
-        return self._connection.is_closed()
+        return self._given_up or self._connection.is_closed()
 
     async def close(self) -> None:
         """See Transport.close."""

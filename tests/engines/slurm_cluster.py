@@ -53,6 +53,8 @@ ReturnToService=2
 SlurmdTimeout=300
 KillWait=2
 MessageTimeout=5
+EpilogMsgTime=0
+SchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=1
 """
 
 
@@ -139,7 +141,7 @@ def cluster(nodes: Sequence[str]) -> Iterator[Cluster]:
     """Bring a cluster of these nodes up, in one partition `gpu`; ended with everything that runs on it."""
     with ExitStack() as stack:
         # Short, as a socket's path may have 108 bytes; open to all, as munge wants its socket's folder.
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp")))  # noqa: S108
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp")))
         folder.chmod(0o755)
         (folder / "state").mkdir()
         key = folder / "munge.key"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from judged_site import ROOT, Site
 from slurm_cluster import Cluster
 
@@ -35,3 +37,98 @@ def test_one_srun_brings_the_evidence_of_all(own_reports: Site, slurm: Cluster, 
     assert [document["host"]["hostname"] for document in documents] == ["gpu0", "gpu1", "gpu2", "gpu3"]
     uuids = {gpu["uuid"] for document in documents for gpu in document["gpus"]}
     assert len(uuids) == 8
+
+
+def told(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
+    """What a gather said of each host at its end."""
+    return dict(re.findall(r"^(gpu\d): (.*)$", done.stderr, re.MULTILINE))
+
+
+@pytest.fixture
+def dying_probe(site: Site) -> Iterator[str]:
+    """gpu3's interpreter ends the probe in the middle of its work, and only that."""
+    node = site.fleet.node("gpu3")
+    interpreter = node.tmp / "python3"
+    dies = 'case "$2 $3" in *"gpugate-probe.pyz collect") kill -9 $$;; esac'
+    interpreter.write_text(f'#!/bin/sh\n{dies}\nexec {node.bin}/python3 "$@"\n')
+    interpreter.chmod(0o755)
+    variables = site.fleet.inventory.parent / "host_vars"
+    variables.mkdir()
+    (variables / "gpu3.yml").write_text(yaml.safe_dump({"ansible_python_interpreter": str(interpreter)}))
+    yield "gpu3"
+    (variables / "gpu3.yml").unlink()
+    variables.rmdir()
+
+
+@pytest.fixture
+def drained(slurm: Cluster) -> Iterator[str]:
+    """gpu1 is drained, with a reason."""
+    slurm.run("scontrol", "update", "NodeName=gpu1", "State=DRAIN", "Reason=fan | 3 rattles")
+    yield "gpu1"
+    slurm.run("scontrol", "update", "NodeName=gpu1", "State=RESUME")
+
+
+@pytest.fixture
+def dead(slurm: Cluster) -> Iterator[str]:
+    """gpu2's slurmd has just died, and Slurm does not know yet."""
+    slurm.idle("gpu2")
+    slurm.kill_node("gpu2")
+    yield "gpu2"
+    slurm.run("scontrol", "update", "NodeName=gpu2", "State=DOWN", "Reason=dead")
+    slurm.start_node("gpu2")
+    slurm.run("scontrol", "update", "NodeName=gpu2", "State=RESUME")
+    slurm.idle("gpu2")
+
+
+def test_lost_nodes_are_told_and_the_others_judged(
+    own_reports: Site, slurm: Cluster, tmp_path: Path, dead: str, drained: str, dying_probe: str
+) -> None:
+    """With one node dead, one drained and one whose probe dies, the fourth is judged; each of the three is red with its
+    own sentence in the report, which names it and what to do."""
+    slurm.idle("gpu0", "gpu3")
+    done = gather(own_reports, slurm, tmp_path / "evidence", "--profile=quick")
+    assert done.returncode == 1, done.stderr
+    words = told(done)
+    assert re.match(r"evidence after", words["gpu0"])
+    assert "gpu1 is drained in Slurm (fan | 3 rattles), which starts nothing there" in f"gpu1 {words[drained]}"
+    assert "was not reached by srun" in words[dead]
+    assert "failed on node gpu2" in words[dead]
+    assert "scontrol show node gpu2" in words[dead]
+    assert "ended with exit status 137" in words[dying_probe]
+    own_reports.pytest("--profile=quick", f"--evidence={tmp_path / 'evidence'}")
+    outcomes = own_reports.outcomes()
+    assert set(outcomes["gpu0"].values()) == {"PASS"}
+    assert set(outcomes[drained].values()) == set(outcomes[dead].values()) == {"MISSING"}
+    assert set(outcomes[dying_probe].values()) == {"ERROR"}
+
+
+def test_node_known_to_be_down_is_not_waited_for(own_reports: Site, slurm: Cluster, tmp_path: Path) -> None:
+    """A node that Slurm has down gets no srun: it is told at once, and the others are asked without it."""
+    slurm.idle("gpu0", "gpu3")
+    slurm.run("scontrol", "update", "NodeName=gpu3", "State=DOWN", "Reason=no power")
+    try:
+        done = gather(own_reports, slurm, tmp_path / "evidence", "--profile=quick", "--hosts=gpu0,gpu3")
+    finally:
+        slurm.run("scontrol", "update", "NodeName=gpu3", "State=RESUME")
+    assert done.returncode == 1, done.stderr
+    assert "is down in Slurm (no power): look at it there" in told(done)["gpu3"]
+    assert "evidence after" in told(done)["gpu0"]
+
+
+def test_refused_srun_is_told_for_all(own_reports: Site, slurm: Cluster, tmp_path: Path) -> None:
+    """What srun itself refuses is said of every host, in srun's words, and no evidence is made of it."""
+    done = gather(own_reports, slurm, tmp_path / "evidence", "--profile=quick", "--srun-args=-p nowhere")
+    assert done.returncode == 1, done.stdout
+    assert all(
+        "srun did not start its step: srun: error: Unable to allocate resources: Invalid partition" in words
+        for words in told(done).values()
+    ), done.stderr
+    assert len(told(done)) == 4
+    assert list((tmp_path / "evidence").glob("gpu*")) == []
+
+
+def test_interrupted_gather_ends_its_step_and_is_gone_on_with(
+    own_reports: Site, slurm: Cluster, tmp_path: Path
+) -> None:
+    """Ctrl-C in mid-burn ends the step in Slurm at once; the same command again asks with the same nonce, adopts what
+    the node still knows of its burn, and no burn is started twice."""

@@ -24,7 +24,6 @@ from .srun import Question, Step
 
 _TOGETHER_S = 5.0  # hosts whose turn comes within this time share an srun
 _QUEUE_WITH_LEASE_S = 60.0  # a lease of a power domain runs from the asking on: the burn must not begin much later
-_NEXT = "look at the node in Slurm (scontrol show node {node}) and at its slurmd's log, or gather it with --through=ssh"
 
 
 async def gather(
@@ -187,7 +186,7 @@ class _Steps:
             asked = await self._begin(together)
             while asked:
                 step = await self._srun(asked)
-                left = asked if step.may_have_begun else await self._without_lost(asked)
+                left = asked if step.asked else await self._without_lost(step, asked)
                 if left == asked:
                     for task, waiting in enumerate(asked):
                         self._conclude(step, task, waiting)
@@ -217,30 +216,34 @@ class _Steps:
             self._progress(question.asked.host, f"asked by an srun over {len(questions)} nodes", False)
         return await srun.ask(questions, self._args, queue_s, lambda host, words: self._progress(host, words, False))
 
-    async def _without_lost(self, asked: list[_Waiting]) -> list[_Waiting]:
-        """Nothing began: those whose nodes Slurm would still start something on. The others are refused."""
+    async def _without_lost(self, step: Step, asked: list[_Waiting]) -> list[_Waiting]:
+        """Nobody was asked: those without whom the others may be. They are refused here."""
         known = await slurm.nodes()
         left = []
-        for waiting in asked:
-            node = known.get(waiting.question.asked.node)
+        for task, waiting in enumerate(asked):
+            whom = waiting.question.asked
+            node = known.get(whom.node)
             refusal = node.refusal if node is not None else "is no longer known to Slurm"
-            if refusal:
-                waiting.turn.never_began()
-                waiting.refuse(NotGathered(f"{waiting.question.asked.host} {refusal}"))
+            if lost := step.lost(task, whom.node):
+                waiting.refuse(NotGathered(_not_reached(whom, lost)))
+            elif refusal:
+                waiting.refuse(NotGathered(f"{whom.where} {refusal}"))
             else:
                 left.append(waiting)
+                continue
+            waiting.turn.never_began()
         return left
 
     def _conclude(self, step: Step, task: int, waiting: _Waiting) -> None:
         lines, asked = step.answers[task], waiting.question.asked
         why = step.why_none(task, asked.node)
         try:
-            if not step.may_have_begun:
+            if not step.asked:
                 waiting.turn.never_began()
-            if not lines.began:
-                raise NotGathered(f"{asked.where} was not reached by srun: {why}: {_NEXT.format(node=asked.node)}")
+                next_step = "see to --srun-args and to the partition"
+                raise NotGathered(f"{asked.where} was not asked, as srun did not start its step: {why}: {next_step}")
             if not lines.whole:
-                raise EvidenceError(f"{asked.where} began and gave no answer through srun: {why}")
+                raise NotGathered(f"{asked.where} was asked and gave no answer through srun: {why}")
             try:
                 payload = lines.payload()
             except EvidenceError as error:
@@ -248,3 +251,10 @@ class _Steps:
             waiting.answer.set_result(document(asked, payload))
         except GpugateError as error:
             waiting.refuse(error)
+
+
+def _not_reached(asked: Asked, why: str) -> str:
+    return (
+        f"{asked.where} was not reached by srun: {why}: look at the node in Slurm (scontrol show node {asked.node}) "
+        "and at its slurmd's log, or gather it with --through=ssh"
+    )

@@ -23,7 +23,7 @@ _LINE = re.compile(rb"gpugate-answer (?:([0-9]{1,6}) ([A-Za-z0-9+/=]{1,%d})|end 
 
 
 class Lines:
-    """One node's answer on its way. `began`: the node has begun to work on it."""
+    """One node's answer on its way. `began`: a line of it has come, if only the first, which says "here I am"."""
 
     def __init__(self) -> None:
         self.began = False
@@ -62,11 +62,10 @@ class Lines:
         if line == _BEGIN:
             again, self.began = self.began, True
             return "the answer begins twice: two answers are mixed" if again else ""
+        self.began = True
         found = _LINE.fullmatch(line)
         if found is None:
             return f"a line of the answer is torn or too long: {line[:60]!r}"
-        if not self.began:
-            return "the answer has no beginning"
         if self._end is not None:
             return "lines of the answer came after its end: it came twice, or two answers are mixed"
         number, part, count, digest = found.groups()

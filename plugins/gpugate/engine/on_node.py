@@ -5,7 +5,6 @@
 Engines pass output on line by line, in small buffers and mixed with other output: a document of one long line would be
 torn. So the answer (exit status, output and last messages of COMMAND) is compressed and travels as lines
 
-    gpugate-answer begin                before COMMAND is started
     gpugate-answer NUMBER BASE64        76 columns of base64; only the last line is shorter
     gpugate-answer end COUNT SHA256     of the compressed bytes
 
@@ -35,7 +34,6 @@ PIECE = 57  # bytes: 76 columns
 
 def main(arguments: list[str]) -> int:
     request, command = arguments[0], arguments[1:]
-    print("gpugate-answer begin", flush=True)
     status, output, words = _ask(request, command)
     node = os.environ.get("SLURMD_NODENAME") or os.environ.get("NODE_NAME") or os.uname().nodename
     head = {"node": node, "status": status, "words": words[-MOST_WORDS:].decode("utf-8", "replace")}

@@ -2,6 +2,9 @@
 
 Which node a line is of is what srun itself says with `--label`: the number of a task, whose node is fixed by the host
 file (`--distribution=arbitrary`). Nothing that a node prints can change that.
+
+One node on which srun cannot start its task makes srun abort the whole step. So every task first says that it is there,
+and nobody gets a request before all have: what is aborted has done nothing yet, and is asked again without that node.
 """
 
 from __future__ import annotations
@@ -28,17 +31,20 @@ from ..inventory import Target
 from .answers import Asked
 from .lines import Lines
 
-ANSWER_MARGIN_S = 120.0  # for srun to start and end everywhere
+LAUNCH_S = 120.0  # for srun to start all tasks, once it has nodes
+ANSWER_MARGIN_S = 60.0
 _END_S = 30.0
 _MOST_LINE = 64 * 1024
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # A node's own lines of the input: its interpreter, the one command, and the request that is left for it to read.
 _PICK = (
+    "echo gpugate-answer begin; "
     """awk -v node="$SLURMD_NODENAME" '$1 == node { print substr($0, length(node) + 2) }' | { """
     'IFS= read -r python && IFS= read -r command || { echo "no request for $SLURMD_NODENAME" >&2; exit 66; }; '
     'exec "$python" -I -c "$1" - sh -c "$command"; }'
 )
 _LABELLED = re.compile(rb" *([0-9]+): ?(.*)", re.DOTALL)
+_LATE = "not all tasks were there in time"
 _TASKS = re.compile(r"\btasks? ([0-9,-]+): (.*)")
 _ON_NODE = re.compile(r"(?:failed on node|[Nn]ode failure on) ([^\s:,]+)")
 
@@ -54,23 +60,32 @@ class Question:
 
 @dataclass(eq=False)
 class Step:
-    """What came of one srun. `answers[i]` is of the i-th question; `ended` says how srun itself ended, if not well;
-    `late`: it was ended at its deadline."""
+    """What came of one srun. `answers[i]` is of the i-th question; `asked`: the nodes were given their requests, before
+    that they do nothing; `ended` says how srun itself ended, if not well."""
 
     answers: list[Lines]
+    asked: bool = False
     ended: str = ""
-    late: bool = False
     words: deque[str] = field(default_factory=lambda: deque(maxlen=200))
+    news: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def may_have_begun(self) -> bool:
-        """Whether any node may have started its probe."""
-        return self.late or any(lines.began for lines in self.answers)
+    def launched(self) -> int:
+        """How many tasks have said that they are there."""
+        return sum(lines.began for lines in self.answers)
+
+    def lost(self, task: int, node: str) -> str:
+        """Why a task was not started, where it was it that kept the others from being asked; else empty."""
+        failed = [line for line in self.words if (named := _ON_NODE.search(line)) and named[1] == node]
+        if failed:
+            return failed[-1]
+        late = not self.asked and 0 < self.launched < len(self.answers) and not self.answers[task].began
+        return f"its task was not there {LAUNCH_S:g} s after the first" if late and self.ended == _LATE else ""
 
     def why_none(self, task: int, node: str) -> str:
         """What srun said of a task without an answer, or of itself."""
-        about = [words for line in self.words if (words := _about(line, task, node))]
-        return about[-1] if about else self.ended or "srun said nothing about it"
+        numbered = [found[2] for line in self.words if (found := _TASKS.search(line)) and task in _numbers(found[1])]
+        return self.lost(task, node) or (numbered[-1] if numbered else self.ended) or "srun said nothing about it"
 
 
 async def ask(
@@ -83,34 +98,57 @@ async def ask(
     with tempfile.TemporaryDirectory(prefix="gpugate-srun-") as folder:
         hosts = Path(folder) / "hosts"
         hosts.write_text("".join(f"{question.asked.node}\n" for question in questions))
-        environment = {key: value for key, value in os.environ.items() if key != "SLURM_UNBUFFEREDIO"}
-        pipe = asyncio.subprocess.PIPE
+        process = await _start(command(len(questions), args, LAUNCH_S + patience_s, queue_s), hosts)
+        streams = [
+            asyncio.create_task(_read(process.stdout, step)),
+            asyncio.create_task(_listen(process.stderr, questions, hear, step)),
+        ]
+        over = asyncio.gather(*streams)
+        over.add_done_callback(lambda _: step.news.set())
         try:
-            process = await asyncio.create_subprocess_exec(
-                *command(len(questions), args, patience_s, queue_s),
-                stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True,
-                env=environment | {"SLURM_HOSTFILE": str(hosts)},
-            )  # fmt: skip
-        except OSError as error:
-            raise NotGathered(
-                f"srun cannot be started ({error.strerror}): run this where Slurm's commands are"
-            ) from error
-        try:
-            async with asyncio.timeout(queue_s + patience_s):
-                await asyncio.gather(
-                    _feed(process, questions), _listen(process, questions, step, hear), _read(process, step)
-                )
+            if await _launched(step, over, queue_s):
+                step.asked = True
+                await _feed(process, questions)
+                await asyncio.wait([over], timeout=patience_s)
+            if over.done():
+                over.result()
                 status = await process.wait()
-                step.ended = f"srun ended with status {status}" if status else ""
-        except TimeoutError:
-            step.late = True
-            step.ended = f"it was ended after {queue_s + patience_s:g} s, the deadline of the whole step"
+                errors = [line for line in step.words if "error:" in line]
+                step.ended = (errors or [f"srun ended with status {status}"])[-1] if status else ""
+            else:
+                step.ended = f"it was ended {patience_s:g} s after it was asked" if step.asked else _LATE
         finally:
+            over.cancel()
             await _end(process)
-    errors = [line for line in step.words if "error:" in line]
-    if errors and not step.may_have_begun:
-        step.ended = errors[-1]
     return step
+
+
+async def _start(command: list[str], hosts: Path) -> asyncio.subprocess.Process:
+    environment = {key: value for key, value in os.environ.items() if key != "SLURM_UNBUFFEREDIO"}
+    pipe = asyncio.subprocess.PIPE
+    try:
+        return await asyncio.create_subprocess_exec(
+            *command, stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True,
+            env=environment | {"SLURM_HOSTFILE": str(hosts)},
+        )  # fmt: skip
+    except OSError as error:
+        raise NotGathered(f"srun cannot be started ({error.strerror}): run this where Slurm's commands are") from error
+
+
+async def _launched(step: Step, over: asyncio.Future[list[None]], queue_s: float) -> bool:
+    """Wait until all tasks are there. False where srun ended before, or some are not there in time."""
+    now = asyncio.get_running_loop().time
+    give_up_at, first = now() + queue_s + LAUNCH_S, True
+    while step.launched < len(step.answers):
+        if step.launched and first:
+            give_up_at, first = min(give_up_at, now() + LAUNCH_S), False
+        if over.done() or now() >= give_up_at:
+            return False
+        step.news.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(give_up_at):
+                await step.news.wait()
+    return True
 
 
 def command(tasks: int, args: Sequence[str], patience_s: float, queue_s: float) -> list[str]:
@@ -162,8 +200,8 @@ async def _feed(process: asyncio.subprocess.Process, questions: Sequence[Questio
     process.stdin.close()
 
 
-async def _read(process: asyncio.subprocess.Process, step: Step) -> None:
-    async for line in _lines(process.stdout):
+async def _read(stream: asyncio.StreamReader | None, step: Step) -> None:
+    async for line in _lines(stream):
         labelled = _LABELLED.fullmatch(line)
         if labelled is None:
             continue  # of srun itself or of the site's prolog: never an answer
@@ -171,12 +209,13 @@ async def _read(process: asyncio.subprocess.Process, step: Step) -> None:
         if task >= len(step.answers):
             raise EvidenceError(f"srun labels its output with task {task}, of {len(step.answers)} that were started")
         step.answers[task].take(labelled[2])
+        step.news.set()
 
 
 async def _listen(
-    process: asyncio.subprocess.Process, questions: Sequence[Question], step: Step, hear: Callable[[str, str], None]
+    stream: asyncio.StreamReader | None, questions: Sequence[Question], hear: Callable[[str, str], None], step: Step
 ) -> None:
-    async for line in _lines(process.stderr):
+    async for line in _lines(stream):
         labelled = _LABELLED.fullmatch(line)
         if labelled is None:
             step.words.append(printable(line)[:500])
@@ -205,15 +244,6 @@ async def _end(process: asyncio.subprocess.Process) -> None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_END_S):
                     await process.wait()
-
-
-def _about(line: str, task: int, node: str) -> str:
-    """What a line of srun's messages says of this task or node; empty where it is about others."""
-    if (named := _ON_NODE.search(line)) and named[1] == node:
-        return line
-    if (numbered := _TASKS.search(line)) and task in _numbers(numbered[1]):
-        return numbered[2]
-    return ""
 
 
 def _numbers(text: str) -> set[int]:

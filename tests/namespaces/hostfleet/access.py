@@ -59,7 +59,12 @@ class Access:
         for name, address in addresses.items():
             if jump and address.startswith(NETWORKS[INNER]):
                 names.append(f"Host {name}\n  ProxyJump {jump}\n")
-        options = {"User": USER, "IdentityFile": self.identity, "UserKnownHostsFile": self.known_hosts} | OPTIONS
+        options = {
+            "ConnectTimeout": 10,
+            "User": USER,
+            "IdentityFile": self.identity,
+            "UserKnownHostsFile": self.known_hosts,
+        } | OPTIONS
         everybody = "".join(f"  {name} {value}\n" for name, value in options.items())
         self.ssh_config.write_text("".join([*names, *behind, f"Host *\n{everybody}"]))
         self._write_inventory([name for name in addresses if name in host_vars], addresses, host_vars)

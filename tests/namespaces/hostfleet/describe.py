@@ -57,6 +57,11 @@ class Link:
     device: str
     delay_s: float = 0.0
 
+    @property
+    def mac(self) -> str:
+        """The card's own address: it stays over a reboot, as that of a real card."""
+        return "02:00:" + ":".join(f"{int(part):02x}" for part in self.address.split("."))
+
     def card(self, number: int) -> str:
         return f"eth{number}"
 

@@ -36,9 +36,9 @@ def plug_in(links: list[Link], pid: int) -> list[str]:
         if link.delay_s:
             far = f"{link.device}-far"
             _start_delay(link, far)
-            lines += [f"link set {far} name {card} netns {pid}"]
+            lines += [f"link set {far} address {link.mac}", f"link set {far} name {card} netns {pid}"]
         else:
-            lines += [f"link add {link.device} type veth peer name {card} netns {pid}"]
+            lines += [f"link add {link.device} type veth peer name {card} address {link.mac} netns {pid}"]
         lines += [f"link set {link.device} master {link.network} up"]
     return lines
 

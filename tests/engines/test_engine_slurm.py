@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -127,8 +128,51 @@ def test_refused_srun_is_told_for_all(own_reports: Site, slurm: Cluster, tmp_pat
     assert list((tmp_path / "evidence").glob("gpu*")) == []
 
 
+@pytest.fixture
+def slow(site: Site) -> Iterator[str]:
+    """gpu0 burns long enough to be interrupted."""
+    variables = site.fleet.inventory.parent / "host_vars"
+    variables.mkdir()
+    (variables / "gpu0.yml").write_text(yaml.safe_dump({"gpugate_burn_min_s": 250, "gpugate_burn_max_s": 250}))
+    yield "gpu0"
+    (variables / "gpu0.yml").unlink()
+    variables.rmdir()
+
+
+def burns(site: Site) -> list[dict[str, str]]:
+    """What gpu0 says of its burns, the newest first."""
+    root = site.fleet.node("gpu0").root
+    probe = root / "opt/gpugate/probe/current/gpugate-probe.pyz"
+    told = site.fleet.ssh("gpu0", f"python3 -I {probe} --rootfs {root} burn status --json")
+    found: list[dict[str, str]] = json.loads(told.stdout)["burns"]
+    return found
+
+
 def test_interrupted_gather_ends_its_step_and_is_gone_on_with(
-    own_reports: Site, slurm: Cluster, tmp_path: Path
+    own_reports: Site, slurm: Cluster, tmp_path: Path, slow: str
 ) -> None:
-    """Ctrl-C in mid-burn ends the step in Slurm at once; the same command again asks with the same nonce, adopts what
-    the node still knows of its burn, and no burn is started twice."""
+    """Ctrl-C in mid-burn ends the step, and with it the burn, as Slurm ends whatever a step started; the same command
+    again asks with the same nonce, hears of the loss, and burns no second time."""
+    slurm.idle(slow)
+    before = len(burns(own_reports))
+    folder = tmp_path / "evidence"
+    command = [
+        "gpugate", "gather", f"--hosts={slow}", f"--ansible-inventory={own_reports.fleet.inventory}",
+        "--through=srun", f"--evidence={folder}",
+    ]  # fmt: skip
+    env = own_reports.fleet.env | slurm.environment
+    with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True) as controller:
+        slurm.until(lambda: len(burns(own_reports)) > before and burns(own_reports)[0]["state"] == "burning")
+        controller.send_signal(signal.SIGINT)
+        assert controller.stderr is not None
+        assert "interrupted" in controller.stderr.read()
+        assert controller.wait() == 130
+    slurm.until(lambda: not slurm.run("squeue", "--noheader").strip())
+    asked = (folder / "journal.jsonl").read_text().splitlines()[1]
+    assert not (folder / "gathered.json").exists()
+    done = own_reports.fleet.run(*command, cwd=ROOT, env=env)
+    assert done.returncode == 0, done.stderr
+    document = json.loads((folder / f"{slow}.json").read_text())
+    assert document["nonce"] == json.loads(asked)["nonce"]
+    assert len(burns(own_reports)) == before + 1
+    assert document["burn"]["unavailable"].startswith("the burn was lost: its keeper")

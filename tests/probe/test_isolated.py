@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,8 +15,8 @@ import pytest
 from burning import SHORT
 from gpugate.evidence.codec import parse
 from gpugate.evidence.frame import unpack
-from gpugate.evidence.request import ProbeRequest
-from probing import DEADLINE_S, Machine, interpreters
+from gpugate.evidence.request import ProbeRequest, WorkloadPattern
+from probing import DEADLINE_S, SOURCES, Machine, interpreters, write
 
 ASKED = ProbeRequest("n-1", "admission", burn=dataclasses.replace(SHORT, memory_share=0.0), allocate_bytes=1 << 20)
 # Whatever the probe and its processes import first; in the wrong place it leaves a mark.
@@ -71,6 +72,24 @@ def test_the_traps_would_be_seen(probe: Path, tmp_path: Path) -> None:
         command, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, timeout=DEADLINE_S, check=False
     )
     assert (tmp_path / "trapped").exists()
+
+
+_SHORT = "import sys; from gpugate.probe import cli; cli._REST_S = 0.5; sys.exit(cli.main(sys.argv[1:]))"
+
+
+def test_a_probe_that_does_not_end_is_ended(machine: Callable[..., Machine]) -> None:
+    """Whatever a request makes it do (here: a pattern that takes for ever), the kernel ends the probe once its time is
+    over, though whoever asked is gone."""
+    node = machine()
+    write(node.root, {"proc/4711/cmdline": "a" * 60, "proc/4711/comm": "a"})
+    endless = dataclasses.replace(ASKED, burn=None, deadline_s=2, workloads=[WorkloadPattern("a", "(a+)+b")])
+    done = subprocess.run(
+        [sys.executable, "-c", _SHORT, "collect", "--request", "-", "--rootfs", str(node.root)],
+        input=json.dumps(dataclasses.asdict(endless)).encode(), capture_output=True, timeout=DEADLINE_S, check=False,
+        env={"PATH": os.environ["PATH"], "LD_LIBRARY_PATH": str(node.libdir), "PYTHONPATH": str(SOURCES)},
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGALRM, done.stderr.decode()
+    assert done.stdout == b""
 
 
 def test_a_request_without_end_is_refused(machine: Callable[..., Machine]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import math
 import os
 import subprocess
@@ -70,7 +71,8 @@ def start(request: BurnRequest, state_dir: Path, root: Path = Path("/"), nonce: 
         return Gap(
             printable(
                 f"the burn did not start: its result could not be kept, as {where} cannot be written: "
-                f"{error.strerror or error}: make room, or name another --state-dir"
+                f"{error.strerror or error}: {'burn as root' if error.errno == errno.EACCES else 'make room'}, or name "
+                "another --state-dir"
             ),
             error.errno,
         )

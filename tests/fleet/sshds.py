@@ -187,3 +187,16 @@ def full_port() -> Iterator[tuple[str, int]]:
             waiting.connect_ex(door.getsockname())
         time.sleep(0.1)
         yield door.getsockname()
+
+
+def ssh_config(path: Path, hosts: dict[str, Sshd], lines: dict[str, list[str]] | None = None) -> Path:
+    """An ssh configuration for servers by Host pattern; `lines` come first, under the same or other patterns."""
+    text = [f"Host {pattern}\n" + "".join(f"  {line}\n" for line in more) for pattern, more in (lines or {}).items()]
+    for pattern, server in hosts.items():
+        text.append(
+            f"Host {pattern}\n  HostName {server.address}\n  Port {server.port}\n  User {USER}\n"
+            f"  IdentityFile {server.key}\n  IdentitiesOnly yes\n  IdentityAgent none\n"
+            f"  UserKnownHostsFile {server.known_hosts}\n  GlobalKnownHostsFile none\n"
+        )
+    path.write_text("".join(text))
+    return path

@@ -51,6 +51,18 @@ class Master:
         """The ProxyCommand that leads through this connection."""
         return shlex.join(self.client("-W", "[%h]:%p", "--", "hop"))
 
+    def refusal(self, place: str) -> str:
+        """Why the jump host's own end could not connect to `place` (HOST:PORT); "" where it could."""
+        asked, places, said = "", {}, ""
+        for line in _read(self._log).splitlines():
+            if found := re.search(r"channel_connect_stdio_fwd: (\S+)", line):
+                asked = found[1]
+            elif found := re.search(r"channel (\d+): new .*stdio-forward", line):
+                places[found[1]] = asked
+            elif (found := re.search(r"channel (\d+): open failed: (.*)", line)) and places.get(found[1]) == place:
+                said = found[2].removeprefix("connect failed: ")
+        return printable(said.encode(errors="surrogateescape"))
+
     async def lost(self) -> str:
         """Why the connection is gone; "" where it stands."""
         if self._process is None:
@@ -84,19 +96,18 @@ async def open_master(
 
     `folder` is private, and its path short. `through` is the jump host's connection.
     """
+    null = asyncio.subprocess.DEVNULL
     theirs = home(settings.get("controlpath"))
     if theirs.is_socket() and await _is_open(theirs):
         return Master(theirs)
     async with patience(where, connect_s) as progress:
         for pause in [*pauses(), None]:
             socket = folder / secrets.token_hex(4)
-            log, messages = socket.with_suffix(".log"), socket.with_suffix(".err")
+            log = socket.with_suffix(".log")
             argv = _argv(settings, socket, log, connect_s, password, through)
-            with messages.open("wb") as stderr:
-                process = await asyncio.create_subprocess_exec(
-                    *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=stderr,
-                    start_new_session=True, env=_environment(folder, password),
-                )  # fmt: skip
+            process = await asyncio.create_subprocess_exec(
+                *argv, stdin=null, stdout=null, stderr=null, start_new_session=True, env=_environment(folder, password)
+            )
             try:
                 if await _is_up(process, socket, log, progress):
                     return Master(socket, process)
@@ -104,7 +115,7 @@ async def open_master(
                 await end_group(process)
                 raise
             await end_group(process)
-            error = _cause(where, log, messages)
+            error = _cause(where, log, through.refusal(f"{settings.host}:{settings.port}") if through else "")
             if pause is None or not _may_retry(log, error):
                 raise error
             progress.lost = _said(log)
@@ -176,8 +187,8 @@ async def _is_open(socket: Path) -> bool:
         return False
 
 
-def _cause(where: str, log: Path, messages: Path) -> NotGathered:
-    """The sentence for what ssh wrote before it ended."""
+def _cause(where: str, log: Path, beyond: str) -> NotGathered:
+    """The sentence for what ssh wrote before it ended; `beyond` is what the jump host found."""
     text, said = _read(log), _said(log)
     if "Host key verification failed" in text:
         changed = "IDENTIFICATION HAS CHANGED" in text or "marked as revoked" in text
@@ -185,8 +196,7 @@ def _cause(where: str, log: Path, messages: Path) -> NotGathered:
         return unknown_key(where, changed, lines[-1] if lines else said)
     if "Permission denied (" in text or "Too many authentication failures" in text:
         return refused(where, said)
-    beyond = [line.partition("open failed: ")[2] for line in _lines(messages) if "open failed: " in line]
-    return unreachable(where, beyond[-1] if beyond else said or f"ssh said nothing (see {log.name})")
+    return unreachable(where, beyond or said or "ssh ended without a word")
 
 
 def _may_retry(log: Path, error: NotGathered) -> bool:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from controllers import Run, judge
 from hostfleet import Host, NamespaceFleet, namespace_fleet
 
@@ -21,9 +20,8 @@ STATE = "/var/lib/gpugate/burns"
 @pytest.fixture(scope="module")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NamespaceFleet]:
     """Four provisioned hosts of one GPU each, whose burns take long enough for something to happen."""
-    with namespace_fleet(tmp_path_factory.mktemp("lost"), hosts=4, provisioned=True) as up:
-        policy = {"gpugate_burn_min_s": 300, "gpugate_burn_max_s": 300}
-        up.access.write_policy(yaml.safe_load(up.access.policy.read_text()) | policy)
+    long = {"gpugate_burn_min_s": 300, "gpugate_burn_max_s": 300}
+    with namespace_fleet(tmp_path_factory.mktemp("lost"), hosts=4, provisioned=True, policy=long) as up:
         yield up
 
 
@@ -38,7 +36,7 @@ def run(fleet: NamespaceFleet) -> Run:
         fleet[DROPPED].refuse()  # ends the sessions too
         fleet[DROPPED].accept()
         fleet[RESTARTED].reboot()
-        subprocess.run(["sleep", "5"], check=True)
+        time.sleep(5)
         fleet[UNPLUGGED].plug()
         return running.result()
 

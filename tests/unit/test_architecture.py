@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -53,6 +54,8 @@ def files(folder: str) -> list[Path]:
         ("plugins/gpugate/inventory", {"inventory", "policy", "errors"}),
         ("plugins/gpugate/state", {"state", "errors"}),
         ("plugins/gpugate/gather", {"gather", "state", "inventory", "verdict", "policy", "evidence", "errors"}),
+        ("plugins/gpugate/engine", {"engine", "gather", "inventory", "policy", "evidence", "errors"}),
+        ("plugins/gpugate/cli", {"cli", "engine", "gather", "inventory", "policy", "errors", "__version__"}),
         ("plugins/gpugate/report", {"report", "verdict", "policy", "evidence", "errors"}),
         ("plugins/gpugate/admission", {"admission", "report", "verdict", "policy", "errors"}),
         ("checks", {"verdict", "policy", "evidence", "errors", "xid", "__version__"}),
@@ -107,3 +110,9 @@ def test_the_product_does_not_know_the_simulator() -> None:
     ansible = ("plugins/action", "plugins/modules", "plugins/module_utils")
     product = [path for folder in ("plugins/gpugate", *ansible, "checks") for path in files(folder)]
     assert [path for path in product if any(module.split(".")[0] == "gpusim" for module in imports(path))] == []
+
+
+def test_what_engines_run_on_nodes_stands_alone() -> None:
+    """on_node.py goes to nodes by itself: it imports the standard library and nothing else."""
+    found = {module.split(".")[0] for module in imports(PLUGINS / "gpugate/engine/on_node.py")}
+    assert found <= sys.stdlib_module_names

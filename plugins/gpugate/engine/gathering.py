@@ -22,7 +22,7 @@ from . import slurm, srun
 from .answers import Asked, document
 from .srun import Question, Step
 
-_TOGETHER_S = 5.0  # hosts whose turn comes within this time share an srun
+TOGETHER_S = 5.0  # hosts whose turn comes within this time share an srun
 _QUEUE_WITH_LEASE_S = 60.0  # a lease of a power domain runs from the asking on: the burn must not begin much later
 
 
@@ -169,7 +169,7 @@ class _Steps:
             if not self._waiting:
                 continue
             with suppress(TimeoutError):
-                async with asyncio.timeout(_TOGETHER_S):
+                async with asyncio.timeout(TOGETHER_S):
                     while self._coming:
                         await self._hear()
             together, self._waiting = self._waiting, []

@@ -6,15 +6,17 @@ import os
 import pwd
 import re
 from collections.abc import Iterator, Sequence
-from typing import Callable
+from typing import TYPE_CHECKING, Callable
 
 from ..errors import ProbeError
 from ..evidence.facts import Gap
 from ..evidence.request import WorkloadPattern
 from ..evidence.types import HostProcess, Process, Workload
 from .node import Node
-from .nvml import RunningProcess
 from .reading import Result, attempt, printable, record
+
+if TYPE_CHECKING:  # pynvml is a third of the probe's start, and the parent never talks to the driver
+    from .nvml import RunningProcess
 
 _MAX_COMMAND = 256
 _MAX_MATCHES = 512

@@ -1,7 +1,8 @@
 """Starts the fleet's namespaces and outlives them: whatever ends, the tests or the fleet, it leaves nothing behind.
 
-It stays outside, in a session of its own, so that what ends the tests does not end it. The tests hold the other end
-of its pipe; when that closes, it kills the namespaces' first process, and with it the kernel kills all others.
+It stays outside, in a session of its own, so that what ends the tests does not end it. The tests hold the other ends
+of two pipes: when the orders end so does the namespaces' first process, and with it the kernel kills all others; the
+second pipe tells the keeper, which gives back what the fleet had of the machine.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from . import limits
 
 _NAMESPACES = ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child"]
+_PATIENCE_S = 10
 
 
 def main(place: str, systemd: bool, tests: int) -> None:
@@ -37,8 +39,12 @@ def main(place: str, systemd: bool, tests: int) -> None:
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:
-    server.kill()
-    server.wait()
+    """The server ends when its orders do, and is reaped then; killed only where it does not."""
+    try:
+        server.wait(_PATIENCE_S)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 if __name__ == "__main__":

@@ -15,8 +15,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def _checked(result: int, what: str) -> None:
     if result != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, f"{what}: {os.strerror(number)}")
+        raise OSError(f"{what}: {os.strerror(ctypes.get_errno())}")
 
 
 def unshare(flags: int) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from .needs import cgroup2
 
 _INOTIFY = Path("/proc/sys/fs/inotify/max_user_instances")
-_INOTIFY_LOCK = Path("/run/lock/gpugate-hostfleet-inotify")
+_INOTIFY_NOTE = Path("/run/lock/gpugate-hostfleet-inotify")
 _ENOUGH = 8192
 _NAME = "gpugate-hostfleet-"
 _PATIENCE_S = 20
@@ -51,29 +51,30 @@ def _remove(cgroup: Path) -> None:
 def many_inotify_instances() -> Iterator[None]:
     """Raise the limit for as long as any fleet needs it; the last one puts back what was there.
 
-    The limit is the machine's, so fleets share a lock file that remembers the value before the first of them.
+    The limit is the machine's: a file notes its value before the first fleet, and the keepers that need more.
     """
-    lock = _locked()
+    with _noted() as note:
+        before, *keepers = note or [_INOTIFY.read_text().strip()]
+        note[:] = [before, *keepers, str(os.getpid())]
+        _INOTIFY.write_text(str(max(_ENOUGH, int(before))))
     try:
-        if not os.pread(lock, 1, 0):
-            before = _INOTIFY.read_text()
-            os.pwrite(lock, before.encode(), 0)
-            _INOTIFY.write_text(str(max(_ENOUGH, int(before))))
-        fcntl.flock(lock, fcntl.LOCK_SH)
         yield
     finally:
-        with suppress(BlockingIOError):  # another fleet still needs it
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _INOTIFY.write_text(os.pread(lock, 32, 0).decode())
-            _INOTIFY_LOCK.unlink()
-        os.close(lock)
+        with _noted() as note:
+            note.remove(str(os.getpid()))
+            if len(note) == 1:
+                _INOTIFY.write_text(note.pop())
 
 
-def _locked() -> int:
-    while True:
-        descriptor = os.open(_INOTIFY_LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):
-            if os.fstat(descriptor).st_ino == _INOTIFY_LOCK.stat().st_ino:
-                return descriptor
-        os.close(descriptor)  # the last fleet before us removed it while we waited
+@contextmanager
+def _noted() -> Iterator[list[str]]:
+    """The note, without keepers that were killed, for this process alone; what is in it afterwards is kept."""
+    with (_INOTIFY_NOTE.parent / f"{_INOTIFY_NOTE.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        before, *keepers = _INOTIFY_NOTE.read_text().split() if _INOTIFY_NOTE.exists() else [""]
+        note = [before, *(pid for pid in keepers if Path("/proc", pid).exists())] if before else []
+        yield note
+        if note:
+            _INOTIFY_NOTE.write_text(" ".join(note))
+        else:
+            _INOTIFY_NOTE.unlink(missing_ok=True)

@@ -69,8 +69,11 @@ class Server:
         return pids
 
     def _start(self, machine: Machine) -> Starting:
-        root = self._file_system(machine)
-        cgroup = self._cgroup(machine)
+        try:
+            root = self._file_system(machine)
+            cgroup = self._cgroup(machine)
+        except OSError as error:
+            raise OSError(f"{machine.name} does not come up: {error}") from error
         said, say = os.pipe()
         told, tell = os.pipe()
         self._new_namespaces()

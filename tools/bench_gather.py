@@ -3,9 +3,12 @@
 On hosts in namespaces with a real sshd (root and Debian packages: see tests/namespaces), for each fleet's size:
 
 - gpugate's gather of everybody's evidence, beside one bare asyncssh `true` on each, and beside the probe's own run time
-  on all hosts at once without any connection: these two are what no gather can be faster than;
-- `true` on each, and the same probe with the same request on each, by xargs and ssh, ClusterShell, Ansible;
+  on all hosts at once without any connection: these two are what no gather can be faster than. In the profile quick,
+  which reads facts alone, and in nightly, which also launches a kernel and allocates memory on every GPU;
+- `true` on each, and the probe with the request of quick on each, by xargs and ssh, ClusterShell, Ansible;
 - testinfra with twenty one-command checks a host.
+
+All hosts share this machine's processors, so that the probe's time grows with their number. On nodes it does not.
 
 Then on hosts that only answer (one asyncssh server, tools/answering_fleet.py): growth of time and memory to 1000.
 """
@@ -23,6 +26,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any, Protocol
@@ -40,8 +44,10 @@ from hostfleet import HostSpec, namespace_fleet  # noqa: E402
 WORKER = ROOT / "tools" / "gather_worker.py"
 DEADLINE_S = 3600
 SAMPLE = 16  # hosts, of which testinfra's time is scaled up: it asks one after the other
-GATHER, BARE, PROBE = "evidence of all, gpugate's gather", "bare asyncssh, `true`", "the probe alone, on all at once"
-WHOLE = "the same with inventory, judging and report: `pytest --hosts=gpu_fleet`"
+GATHER, BARE, PROBE = "gpugate's gather, {}", "bare asyncssh, `true`", "the probe alone on all at once, {}"
+WHOLE = "`pytest --hosts=gpu_fleet --profile={}`: inventory, gather, judging, report"
+PROFILES: tuple[Profile, ...] = ("quick", "nightly")
+FACTS: Profile = "quick"  # reads facts and does nothing else, as the other engines here
 
 
 class Fleet(Protocol):
@@ -73,8 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hosts", type=int, nargs="*", default=[32, 128], help="sizes of namespace fleets")
     parser.add_argument("--gpus", type=int, default=8, help="of each host")
-    parser.add_argument("--profile", default="nightly", choices=("nightly", "quick"))
-    parser.add_argument("--rounds", type=int, default=3, help="of gpugate, asyncssh and the probe; the median counts")
+    parser.add_argument("--rounds", type=int, default=2, help="of gpugate, asyncssh and the probe; the median counts")
     parser.add_argument("--answering", type=int, nargs="*", default=[32, 128, 1000], help="sizes of answering fleets")
     parser.add_argument("--testinfra-whole", action="store_true", help="let it ask every host, however long that takes")
     options = parser.parse_args()
@@ -83,7 +88,7 @@ def main() -> None:
     for count in options.hosts:
         with tempfile.TemporaryDirectory(prefix="gb-") as folder:  # short: ControlPath has to fit into a socket's name
             namespaces(Path(folder), count, options)
-    growth(options.answering, options.rounds, options.profile)
+    growth(options.answering, options.rounds)
 
 
 def namespaces(folder: Path, count: int, options: argparse.Namespace) -> None:
@@ -95,45 +100,48 @@ def namespaces(folder: Path, count: int, options: argparse.Namespace) -> None:
         folder / "fleet", specs, provisioned=True, policy={"gpugate_gpu_count": options.gpus}
     ) as fleet:
         target = resolve("gpu_fleet", str(fleet.inventory))[0]
-        rows = floor_and_ours(folder, fleet, target, options)
-        ours, bare, probe = (row.seconds for row in rows)
-        rows.append(whole(folder, fleet, options.profile))
-        command = probe_command(target, options.profile)
-        rows += others(folder, fleet, "true", "`true` by ")
-        rows += others(folder, fleet, command, "the probe by ")
+        times = ours_and_floor(folder, fleet, target, options.rounds)
+        ours, bare = times[GATHER.format(FACTS)], times[BARE]
+        rows = [Row(name, seconds, count) for name, seconds in times.items()]
+        rows += [whole(folder, fleet, profile) for profile in PROFILES]
+        rows += others(folder, fleet, "true", "`true`")
+        rows += others(folder, fleet, probe_command(target, FACTS), f"the probe, {FACTS},")
         naive = [naively(folder, fleet, options.testinfra_whole, control_path=control) for control in (False, True)]
-        rows += naive
-    print(f"### {count} hosts in namespaces, {options.gpus} GPUs each, profile {options.profile}\n")
+    print(f"### {count} hosts in namespaces, {options.gpus} GPUs each\n")
     print("| | wall | times ours | hosts that answered |\n|---|---|---|---|")
-    for row in rows:
+    for row in rows + naive:
         note = f" ({row.note})" if row.note else ""
         print(f"| {row.name}{note} | {row.seconds:.1f} s | {row.seconds / ours:.2f} | {row.answered} of {count} |")
-    print(f"\nOurs is {ours / (bare + probe):.2f} times a bare `true` on each plus the probe's own run time, and "
-          f"{naive[0].seconds / ours:.0f} times as fast as naive testinfra.\n", flush=True)  # fmt: skip
+    print()
+    for profile in PROFILES:
+        ratio = times[GATHER.format(profile)] / (bare + times[PROBE.format(profile)])
+        print(f"Evidence of all, {profile}: {ratio:.2f} times a bare `true` on each plus the probe's own run time.")
+    print(f"Facts of all: {naive[0].seconds / ours:.0f} times as fast as naive testinfra, and "
+          f"{naive[1].seconds / ours:.0f} times as fast as testinfra with a ControlPath.\n", flush=True)  # fmt: skip
 
 
-def floor_and_ours(folder: Path, fleet: Fleet, target: Target, options: argparse.Namespace) -> list[Row]:
-    """Our gather, a bare `true`, and the probe alone: in turn, round by round, medians; one round before to warm up."""
-    request, command = _request(target, options.profile, "alone"), collect_command(target)
-    turns: list[tuple[str, Callable[[], tuple[float, int]]]] = [
-        (GATHER, lambda: _worker(fleet, "gather", fleet.inventory, options.profile)),
-        (BARE, lambda: _worker(fleet, "true", fleet.inventory)),
-        (PROBE, lambda: probes_alone(folder, fleet, request, command)),
-    ]
-    seconds: dict[str, list[float]] = {name: [] for name, _ in turns}
-    answered: dict[str, list[int]] = {name: [] for name, _ in turns}
-    for number in range(options.rounds + 1):
-        for name, measure in turns:
-            took, hosts = measure()
-            _say(f"round {number}: {name}: {took:.2f} s, {hosts} hosts")
-            if number:
-                seconds[name].append(took)
-                answered[name].append(hosts)
-    return [Row(name, median(seconds[name]), min(answered[name])) for name, _ in turns]
+def ours_and_floor(folder: Path, fleet: Fleet, target: Target, rounds: int) -> dict[str, float]:
+    """Our gather, a bare `true`, and the probe alone: in turn, round by round, medians; a gather before warms up."""
+    command = collect_command(target)
+    turns: dict[str, Callable[[], float]] = {BARE: lambda: _worker(fleet, "true", fleet.inventory)}
+    for profile in PROFILES:
+        turns[GATHER.format(profile)] = partial(_worker, fleet, "gather", fleet.inventory, profile)
+        request = _request(target, profile, "alone")
+        turns[PROBE.format(profile)] = partial(probes_alone, folder, fleet, request, command)
+    _worker(fleet, "gather", fleet.inventory, FACTS)
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    for number in range(rounds):
+        for name, measure in turns.items():
+            seconds[name].append(measure())
+            _say(f"round {number + 1}: {name}: {seconds[name][-1]:.2f} s")
+    return {name: median(found) for name, found in seconds.items()}
 
 
-def probes_alone(folder: Path, fleet: Fleet, request: str, command: list[str]) -> tuple[float, int]:
-    """Every host's probe, started at once from outside the hosts: seconds until the last is over."""
+def probes_alone(folder: Path, fleet: Fleet, request: str, command: list[str]) -> float:
+    """Every host's probe, started at once from outside the hosts: seconds until the last is over.
+
+    Each in a session of its own, as sshd starts it: Linux shares processors out by session.
+    """
     asked = folder / "request"
     asked.write_text(request)
     with ExitStack() as open_files:
@@ -143,21 +151,29 @@ def probes_alone(folder: Path, fleet: Fleet, request: str, command: list[str]) -
             given, said = (open_files.enter_context(path.open(mode)) for path, mode in
                            ((asked, "rb"), (folder / f"{name}.frame", "wb")))  # fmt: skip
             entered = ["nsenter", "--all", "--target", str(host.pid), "--", "env", "-i", "PATH=/usr/sbin:/usr/bin:/bin"]
-            running.append(subprocess.Popen([*entered, *command], stdin=given, stdout=said, stderr=subprocess.DEVNULL))
-        answered = sum(process.wait(DEADLINE_S) == 0 for process in running)
-        return time.monotonic() - began, answered
+            running.append(
+                subprocess.Popen(
+                    [*entered, *command], stdin=given, stdout=said, stderr=subprocess.DEVNULL, start_new_session=True
+                )
+            )
+        failed = [process for process in running if process.wait(DEADLINE_S)]
+    if failed:
+        raise SystemExit(f"{len(failed)} of {len(running)} probes failed")
+    return time.monotonic() - began
 
 
-def whole(folder: Path, fleet: Fleet, profile: str) -> Row:
+def whole(folder: Path, fleet: Fleet, profile: Profile) -> Row:
     """What a person waits for."""
-    reports = folder / "reports"
+    reports = folder / f"reports-{profile}"
     command: list[str | Path] = [
         "pytest", "-q", "--hosts=gpu_fleet", f"--ansible-inventory={fleet.inventory}", f"--profile={profile}",
         f"--reports={reports}", "-p", "no:cacheprovider", f"--rootdir={ROOT}", "-c", ROOT / "pyproject.toml",
     ]  # fmt: skip
     seconds, _ = _run(fleet, command)
     manifest = json.loads((reports / "latest" / "run.json").read_text())
-    return Row(WHOLE, seconds, sum(host["green"] for host in manifest["hosts"].values()), "answered: green")
+    green = sum(host["green"] for host in manifest["hosts"].values())
+    _say(f"{profile}, whole: {seconds:.1f} s, {green} hosts green")
+    return Row(WHOLE.format(profile), seconds, green, "answered: green")
 
 
 def others(folder: Path, fleet: Fleet, command: str, what: str) -> list[Row]:
@@ -166,7 +182,7 @@ def others(folder: Path, fleet: Fleet, command: str, what: str) -> list[Row]:
     rows = []
     for engine in engines(place, list(fleet.hosts), fleet.ssh_config, fleet.inventory, command):
         seconds, output = _run(fleet, engine.command, engine.environment)
-        rows.append(Row(what + engine.name, seconds, engine.answers(output)))
+        rows.append(Row(f"{what} by {engine.name}", seconds, engine.answers(output)))
         _say(f"{rows[-1].name}: {seconds:.1f} s, {rows[-1].answered} hosts")
     return rows
 
@@ -187,7 +203,7 @@ def naively(folder: Path, fleet: Fleet, every_host: bool, *, control_path: bool)
     return Row(engine.name, seconds * scale, int(answered * scale), note)
 
 
-def growth(sizes: list[int], rounds: int, profile: str) -> None:
+def growth(sizes: list[int], rounds: int) -> None:
     """The table of hosts that only answer."""
     if not sizes:
         return
@@ -198,7 +214,7 @@ def growth(sizes: list[int], rounds: int, profile: str) -> None:
             found = []
             for _ in range(rounds):
                 done = subprocess.run(
-                    [sys.executable, WORKER, "gather", inventory, profile], capture_output=True, text=True,
+                    [sys.executable, WORKER, "gather", inventory, FACTS], capture_output=True, text=True,
                     timeout=DEADLINE_S, check=False, env=os.environ | {"HOME": folder},
                 )  # fmt: skip
                 found.append(_answer(done.stdout, done.stderr, count))
@@ -217,13 +233,12 @@ def _request(target: Target, profile: Profile, nonce: str) -> str:
     return json.dumps(asdict(target.policy.request(f"bench-{nonce}", profile)))
 
 
-def _worker(fleet: Fleet, *arguments: str | Path) -> tuple[float, int]:
+def _worker(fleet: Fleet, *arguments: str | Path) -> float:
     command = ["python", WORKER, *arguments]
     done = subprocess.run(
         fleet.command(command), capture_output=True, text=True, timeout=DEADLINE_S, check=False, env=fleet.env
     )
-    found = _answer(done.stdout, done.stderr, len(fleet.hosts))
-    return found["seconds"], int(found["answered"])
+    return _answer(done.stdout, done.stderr, len(fleet.hosts))["seconds"]
 
 
 def _answer(output: str, errors: str, hosts: int) -> dict[str, float]:

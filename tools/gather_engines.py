@@ -87,14 +87,18 @@ def engines(folder: Path, hosts: list[str], ssh_config: Path, inventory: Path, c
 
 
 def testinfra(folder: Path, hosts: list[str], ssh_config: Path, *, control_path: bool) -> Engine:
-    """Twenty one-command checks on each of these hosts, as testinfra comes or with a ControlPath below `folder`."""
+    """Twenty one-command checks on each of these hosts, as testinfra comes or with a ControlPath below `folder`.
+
+    testinfra asks for a ControlMaster by itself, but names no ControlPath, so that nothing is shared.
+    """
     (folder / "pytest.ini").write_text("[pytest]\n")
     (folder / "test_facts.py").write_text(TESTINFRA.format(commands=CHECKS))
-    options = f"?controlpath={folder}/%h&controlpersist={PERSIST_S}" if control_path else ""
-    named = ",".join(f"ssh://{host}{options}" for host in hosts)
+    config = folder / "ssh_config"
+    config.write_text((f"ControlPath {folder}/%h\n" if control_path else "") + ssh_config.read_text())
+    named = ",".join(f"ssh://{host}?controlpersist={PERSIST_S}" for host in hosts)
     command: list[str | Path] = [
         "pytest", "-q", "--tb=line", "-p", "no:gpugate", "-p", "no:cacheprovider", f"--rootdir={folder}",
-        f"--hosts={named}", f"--ssh-config={ssh_config}", folder,
+        f"--hosts={named}", f"--ssh-config={config}", folder,
     ]  # fmt: skip
     name = f"testinfra, {len(CHECKS)} commands a host, {'with a ControlPath' if control_path else 'as it comes'}"
     return Engine(name, command, lambda output: _passed(output) // len(CHECKS))

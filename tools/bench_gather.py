@@ -39,7 +39,7 @@ from gather_engines import Engine, engines, testinfra  # noqa: E402
 from gpugate.gather.fleet import collect_command  # noqa: E402
 from gpugate.inventory import Target, resolve, use_project  # noqa: E402
 from gpugate.policy import Profile  # noqa: E402
-from hostfleet import HostSpec, namespace_fleet  # noqa: E402
+from hostfleet import HostSpec, namespace_fleet, needs  # noqa: E402
 
 WORKER = ROOT / "tools" / "gather_worker.py"
 DEADLINE_S = 3600
@@ -83,6 +83,11 @@ def main() -> None:
     parser.add_argument("--answering", type=int, nargs="*", default=[32, 128, 1000], help="sizes of answering fleets")
     parser.add_argument("--testinfra-whole", action="store_true", help="let it ask every host, however long that takes")
     options = parser.parse_args()
+    if options.hosts:
+        try:
+            needs.check(systemd=False)
+        except needs.FleetError as error:
+            raise SystemExit(f"{error}; or leave them out: --hosts with no number") from error
     print(f"{os.cpu_count()} cores, load before {os.getloadavg()[0]:.1f}; command: {shlex.join(sys.argv)}\n")
     use_project(ROOT)
     for count in options.hosts:

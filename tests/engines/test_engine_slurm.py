@@ -42,7 +42,7 @@ def test_one_srun_brings_the_evidence_of_all(own_reports: Site, slurm: Cluster, 
 
 def told(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     """What a gather said of each host at its end."""
-    return dict(re.findall(r"^(gpu\d): (.*)$", done.stderr, re.MULTILINE))
+    return dict(re.findall(r"^\[\d/\d\] (gpu\d): (.*)$", done.stderr, re.MULTILINE))
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import shlex
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ..policy import Profile
 from . import hosts
 
 QUEUE_S = 600.0
+QUIET_S = 10.0
 
 
 def add(commands: Any) -> None:
@@ -46,19 +48,27 @@ def _run(options: argparse.Namespace) -> int:
 
 async def _gather(options: argparse.Namespace, targets: list[Target], profile: Profile, folder: Path) -> GatherLog:
     state_file = Path.cwd() / "state" / "gpugate.sqlite"
+    progress = _Progress(len(targets))
     if options.through == "srun":
         args = shlex.split(options.srun_args)
         return await gathering.gather(
-            targets, profile, folder, _progress, state_file, args=args, queue_s=options.queue_s
+            targets, profile, folder, progress, state_file, args=args, queue_s=options.queue_s
         )
     pool = Pool()
     try:
-        return await gather(targets, profile, folder, _progress, state_file, pool)
+        return await gather(targets, profile, folder, progress, state_file, pool)
     finally:
         await pool.close()
 
 
-def _progress(host: str, text: str, done: bool) -> None:
-    """Only how each host ended: a log of a nightly job is read by people."""
-    if done:
-        print(f"{host}: {text}", file=sys.stderr)
+class _Progress:
+    """Lines on standard error: how each host ended, and from time to time what one of the others is at."""
+
+    def __init__(self, total: int) -> None:
+        self._total, self._done, self._spoke = total, 0, time.monotonic()
+
+    def __call__(self, host: str, text: str, done: bool) -> None:
+        self._done += done
+        if done or time.monotonic() - self._spoke >= QUIET_S:
+            self._spoke = time.monotonic()
+            print(f"[{self._done}/{self._total}] {host}: {text}", file=sys.stderr, flush=True)

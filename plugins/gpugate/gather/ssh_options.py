@@ -215,11 +215,10 @@ def _read_keys(files: list[Path], certificates: list[Path], only: bool, agent: s
             identities.append(asyncssh.read_public_key(public).public_data)
         try:
             key = asyncssh.read_private_key(path)
-        except asyncssh.KeyEncryptionError:
-            unread.append(f"{path} (encrypted: load it into an agent)")
         except (OSError, ValueError) as error:
             if path.suffix != ".pub":
-                unread.append(f"{path} ({error})")
+                encrypted = "assphrase" in str(error)  # asyncssh has no class for it
+                unread.append(f"{path} ({'encrypted: load it into an agent' if encrypted else error})")
         else:
             identities.append(key.public_data)
             beside = _certificates(path.with_name(f"{path.name}-cert.pub"))

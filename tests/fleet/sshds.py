@@ -28,6 +28,7 @@ from fleets import DEADLINE_S, alive, free_port, until
 from gpugate.inventory import Target
 from gpugate.policy import policy_from_variables
 
+SSHD = "/usr/sbin/sshd"
 USER = getpass.getuser()
 POLICY = policy_from_variables(
     "gpu0",
@@ -114,8 +115,8 @@ def new_key(path: Path, kind: str = "ssh-ed25519") -> Path:
 @contextmanager
 def sshd(folder: Path, *lines: str, port: int | None = None, address: str | None = None) -> Iterator[Sshd]:
     """Start a server whose configuration begins with `lines`, and end it with everything it started."""
-    folder.mkdir()
-    (folder / "bin").mkdir()
+    assert Path(SSHD).exists(), "needs OpenSSH's server: apt install openssh-server"
+    (folder / "bin").mkdir(parents=True)
     address = address or f"127.{random.randint(72, 250)}.{random.randint(1, 250)}.1"  # noqa: S311 - no secret
     port = port or free_port(address)
     host_key, key = new_key(folder / "host_key"), new_key(folder / "id")
@@ -138,7 +139,7 @@ def sshd(folder: Path, *lines: str, port: int | None = None, address: str | None
     )
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # where sshd gives up its privileges
-    process = subprocess.Popen(["/usr/sbin/sshd", "-D", "-f", config, "-E", folder / "log"])
+    process = subprocess.Popen([SSHD, "-D", "-f", config, "-E", folder / "log"])
     server = Sshd(address, port, folder, process)
     try:
         until(lambda: "Server listening" in server.log() if (folder / "log").exists() else False)

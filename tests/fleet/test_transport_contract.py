@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fleets import DEADLINE_S
+from fleets import DEADLINE_S, until
 from gpugate.errors import NotGathered
 from gpugate.gather import patience
 from gpugate.gather.hops import Hops
@@ -289,6 +289,7 @@ def test_refused_login_is_told_and_not_repeated(node: Sshd, tmp_path: Path, ssh:
     shutil.copy(node.known_hosts, stranger.known_hosts)
     for way in (target(stranger, ssh=ssh), target(node, ssh=ssh, user="nobody-of-this-name")):
         assert refusal(way).startswith("refuses our login: ")
+    until(lambda: node.log().count("[preauth]") >= 2)  # sshd writes a line when the client has gone
     assert node.log().count("[preauth]") == 2
     assert node.logins() == 0
 

@@ -24,20 +24,37 @@ def gather(site: Site, slurm: Cluster, folder: Path, *options: str) -> subproces
 
 
 def test_one_srun_brings_the_evidence_of_all(own_reports: Site, slurm: Cluster, tmp_path: Path) -> None:
-    """Admission's evidence of four nodes, burnt in and gathered by one srun, gives the verdicts that SSH gives, host by
-    host and check by check; each node spoke of its own GPUs."""
-    done = gather(own_reports, slurm, tmp_path / "evidence", "--srun-args=-p gpu")
-    assert done.returncode == 0, done.stderr
-    judged = own_reports.pytest(f"--evidence={tmp_path / 'evidence'}")
-    through_slurm = own_reports.outcomes()
-    assert set(own_reports.red()) == {"gpu1"}, judged.stdout
-    assert "thermal.headroom" in own_reports.red()["gpu1"]
-    over_ssh = own_reports.pytest()
-    assert own_reports.outcomes() == through_slurm, over_ssh.stdout
+    """Evidence of four nodes, gathered by one srun, gives the verdicts that SSH gives, host by host and check by check;
+    each node spoke of its own GPUs."""
+    own_reports.fleet.cli("inject", "gpu2", "power_limit_lost", "--gpu", "1")
+    try:
+        done = gather(own_reports, slurm, tmp_path / "evidence", "--profile=nightly", "--srun-args=-p gpu")
+        assert done.returncode == 0, done.stderr
+        judged = own_reports.pytest("--profile=nightly", f"--evidence={tmp_path / 'evidence'}")
+        through_slurm, red = own_reports.outcomes(), own_reports.red()
+        over_ssh = own_reports.pytest("--profile=nightly")
+    finally:
+        own_reports.fleet.cli("clear", "gpu2")
+    assert own_reports.outcomes() == through_slurm, judged.stdout + over_ssh.stdout
+    assert red == {"gpu2": {"settings.power_limit"}}, judged.stdout
+    assert slurm.run("squeue", "--noheader", "--states=all", "--name=gpugate", "--format=%D").split() == ["4"]
     documents = [json.loads((tmp_path / "evidence" / f"gpu{i}.json").read_text()) for i in range(4)]
     assert [document["host"]["hostname"] for document in documents] == ["gpu0", "gpu1", "gpu2", "gpu3"]
     uuids = {gpu["uuid"] for document in documents for gpu in document["gpus"]}
     assert len(uuids) == 8
+
+
+def test_burns_through_srun_find_what_burns_over_ssh_find(own_reports: Site, slurm: Cluster, tmp_path: Path) -> None:
+    """Nodes that are burnt in through srun are judged as those over SSH: the fouled heat sink is found, nothing else."""
+    slurm.idle("gpu0", "gpu1")
+    done = gather(own_reports, slurm, tmp_path / "evidence", "--hosts=gpu0,gpu1")
+    assert done.returncode == 0, done.stderr
+    judged = own_reports.pytest(f"--evidence={tmp_path / 'evidence'}", hosts="gpu0,gpu1")
+    through_slurm, red = own_reports.outcomes(), own_reports.red()
+    over_ssh = own_reports.pytest(hosts="gpu0,gpu1")
+    assert own_reports.outcomes() == through_slurm, judged.stdout + over_ssh.stdout
+    assert set(red) == {"gpu1"}, judged.stdout
+    assert "thermal.headroom" in red["gpu1"]
 
 
 def told(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
@@ -116,6 +133,20 @@ def test_node_known_to_be_down_is_not_waited_for(own_reports: Site, slurm: Clust
     assert "evidence after" in told(done)["gpu0"]
 
 
+def test_nodes_in_a_maintenance_reservation_are_asked_in_it(own_reports: Site, slurm: Cluster, tmp_path: Path) -> None:
+    """Nodes that are kept from jobs by a reservation give evidence to who may use it."""
+    slurm.idle("gpu0", "gpu3")
+    slurm.run("scontrol", "create", "reservation", "ReservationName=gate", "Users=root", "Nodes=gpu0,gpu3",
+              "StartTime=now", "Duration=60", "Flags=MAINT")  # fmt: skip
+    options = ("--profile=quick", "--hosts=gpu0,gpu3", "--srun-args=--reservation=gate")
+    try:
+        done = gather(own_reports, slurm, tmp_path / "evidence", *options)
+    finally:
+        slurm.until(lambda: not slurm.run("squeue", "--noheader").strip())
+        slurm.run("scontrol", "delete", "ReservationName=gate")
+    assert done.returncode == 0, done.stderr
+
+
 def test_refused_srun_is_told_for_all(own_reports: Site, slurm: Cluster, tmp_path: Path) -> None:
     """What srun itself refuses is said of every host, in srun's words, and no evidence is made of it."""
     done = gather(own_reports, slurm, tmp_path / "evidence", "--profile=quick", "--srun-args=-p nowhere")
@@ -148,11 +179,12 @@ def burns(site: Site) -> list[dict[str, str]]:
     return found
 
 
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_gather_ends_its_step_and_is_gone_on_with(
-    own_reports: Site, slurm: Cluster, tmp_path: Path, slow: str
+    own_reports: Site, slurm: Cluster, tmp_path: Path, slow: str, how: signal.Signals
 ) -> None:
-    """Ctrl-C in mid-burn ends the step, and with it the burn, as Slurm ends whatever a step started; the same command
-    again asks with the same nonce, hears of the loss, and burns no second time."""
+    """Ctrl-C or a cancelled job in mid-burn ends the step, and with it the burn, as Slurm ends whatever a step started;
+    the same command again asks with the same nonce, hears of the loss, and burns no second time."""
     slurm.idle(slow)
     before = len(burns(own_reports))
     folder = tmp_path / "evidence"
@@ -163,7 +195,7 @@ def test_interrupted_gather_ends_its_step_and_is_gone_on_with(
     env = own_reports.fleet.env | slurm.environment
     with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True) as controller:
         slurm.until(lambda: len(burns(own_reports)) > before and burns(own_reports)[0]["state"] == "burning")
-        controller.send_signal(signal.SIGINT)
+        controller.send_signal(how)
         assert controller.stderr is not None
         assert "interrupted" in controller.stderr.read()
         assert controller.wait() == 130

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import shlex
+import signal
 import sys
 import time
 from pathlib import Path
@@ -49,6 +50,8 @@ def _run(options: argparse.Namespace) -> int:
 async def _gather(options: argparse.Namespace, targets: list[Target], profile: Profile, folder: Path) -> GatherLog:
     state_file = Path.cwd() / "state" / "gpugate.sqlite"
     progress = _Progress(len(targets))
+    if task := asyncio.current_task():  # a job that is cancelled is to end its step as Ctrl-C does
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     if options.through == "srun":
         args = shlex.split(options.srun_args)
         return await gathering.gather(

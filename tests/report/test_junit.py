@@ -5,14 +5,21 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 from xml.etree import ElementTree
 
+import junit_xml
 import pytest
 from defusedxml.ElementTree import fromstring
 from gpugate.errors import ReportError
-from gpugate.report import HostReport, new_run_id
+from gpugate.report import HostReport, Store, new_run_id, summary_lines
+from gpugate.report.aside import Cases, Kept
+from gpugate.report.junit import by_library, case_name, case_xml
+from gpugate.report.text import one_line
 from gpugate.verdict import Outcome, Verdict
-from runs import STARTED, every_outcome, failed, passed, run_of, waived, without, written
+from hypothesis import given
+from hypothesis import strategies as st
+from runs import STARTED, every_outcome, failed, finding, passed, run_of, waived, without, written
 
 
 def case(document: bytes, name: str) -> ElementTree.Element:
@@ -35,6 +42,38 @@ def test_each_outcome_has_its_element() -> None:
         "headroom[gpu1]": [("skipped", "WAIVED")],
         "ecc[gpu1]": [("error", "MISSING")],
     }
+
+
+@given(st.text(), st.text(), st.floats(0, 100), st.booleans())
+def test_pass_is_written_as_the_library_writes_it(host: str, measured: str, seconds: float, marginal: bool) -> None:
+    """The text of a PASS, which is put together without junit-xml, is junit-xml's own."""
+    verdict = replace(passed(host), findings=(finding(0), finding(1, measured, marginal=marginal)), seconds=seconds)
+    told = fromstring(case_xml(verdict)).findtext("system-out")
+    family, name = case_name(one_line(host), verdict.check)
+    assert case_xml(verdict) == by_library(junit_xml.TestCase(name, family, stdout=told, elapsed_sec=seconds))
+
+
+@pytest.mark.parametrize("verdict", [verdict for host in every_outcome().hosts for verdict in host.verdicts])
+def test_verdict_put_aside_is_reported_as_it_was(verdict: Verdict, tmp_path: Path) -> None:
+    """A verdict whose findings were put into a file gives the same report and summary as before, and its file has no
+    name; where nothing can be put aside, the verdict stays whole."""
+    kept = Cases(tmp_path / "reports").keep(verdict, case_xml(verdict))
+    assert isinstance(kept, Kept)
+    assert written(run := run_of(verdict)) == written(replace(run, hosts=[HostReport(verdict.host, {}, [kept])]))
+    assert summary_lines(run_of(verdict)) == summary_lines(run_of(kept))
+    assert list((tmp_path / "reports").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    assert Cases(tmp_path / "file").keep(verdict, case_xml(verdict)) is verdict
+
+
+def test_verdict_that_is_lost_ends_the_report(tmp_path: Path) -> None:
+    """A verdict that cannot be read back is an error of the report, and never left out of it."""
+    cases = Cases(tmp_path)
+    kept = cases.keep(passed("gpu0"), case_xml(passed("gpu0")))
+    cases.file.truncate(10)
+    with pytest.raises(ReportError, match="put aside is not there any more"):
+        Store(tmp_path).write(run_of(kept))
+    assert not (tmp_path / "latest").exists()
 
 
 def test_cells_have_unique_names() -> None:

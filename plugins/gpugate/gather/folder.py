@@ -7,6 +7,7 @@ folders, gathered by several engines, become one by `merge`.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -131,8 +132,8 @@ def load(folder: Path, host: str, log: GatherLog | None) -> Gathered:
     asked = receipt.asked_unix_s if receipt else 0.0
     received = receipt.received_unix_s if receipt else 0.0
 
-    def without(problem: GpugateError) -> Gathered:
-        return Gathered(host, None, problem, nonce, asked, received)
+    def without(problem: GpugateError, sha256: str = "") -> Gathered:
+        return Gathered(host, None, problem, nonce, asked, received, sha256)
 
     if receipt is not None and receipt.missing:
         return without(NotGathered(receipt.missing))
@@ -146,10 +147,12 @@ def load(folder: Path, host: str, log: GatherLog | None) -> Gathered:
         return without(NotGathered(f"{folder} holds no document of {host}"))
     except OSError as error:
         return without(EvidenceError(f"{path} cannot be read: {error.strerror}"))
+    sha256 = hashlib.sha256(document).hexdigest() if len(document) <= MAX_DOCUMENT_BYTES else ""
     try:
         evidence = parse(document)
     except EvidenceError as error:
-        return without(error)
+        return without(error, sha256)
     if log is not None and evidence.profile != log.profile:
-        return without(EvidenceError(f"{host} answered for the profile {evidence.profile}, asked for {log.profile}"))
-    return Gathered(host, evidence, None, nonce, asked, received)
+        refused = EvidenceError(f"{host} answered for the profile {evidence.profile}, asked for {log.profile}")
+        return without(refused, sha256)
+    return Gathered(host, evidence, None, nonce, asked, received, sha256)

@@ -12,6 +12,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cached_property
 from typing import Literal
 
 from pydantic import ConfigDict
@@ -136,7 +137,7 @@ class Policy:
 
     report_max_age_s: float = 86400.0
 
-    @property
+    @cached_property
     def reference(self) -> Board:
         """The board's entry: the site's own under `boards`, else the shipped one."""
         return (BOARDS | self.boards)[self.board]
@@ -218,12 +219,12 @@ class Policy:
         """The file that carries `settings` to the node, byte for byte; its sha256 is what a check compares."""
         return json.dumps(self.settings, indent=2, sort_keys=True) + "\n"
 
-    @property
+    @cached_property
     def settings_digest(self) -> str:
         """sha256 (hex) of `settings_document`."""
         return hashlib.sha256(self.settings_document.encode()).hexdigest()
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """sha256 (hex) over all that policy resolves to for this node, so that edits elsewhere change nothing here."""
         plain = json.dumps(dataclasses.asdict(self) | {"reference": dataclasses.asdict(self.reference)},

@@ -7,7 +7,6 @@ before the first item; items judge; the end compares with the expected matrix an
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Generator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,8 +17,8 @@ import pytest
 from ..errors import GpugateError, ReportError
 from ..policy import CATALOGUE, Profile
 from ..report.terminal import summary_lines
-from . import finish, live, ordinary
-from .cells import Cell, is_check, make_items, run_cell
+from . import finish, live, ordinary, running
+from .cells import is_check, make_items
 from .state import STATE, State, verdict_of
 
 _SUMMARY = pytest.StashKey[list[str]]()
@@ -57,6 +56,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.args_source is not pytest.Config.ArgsSource.ARGS and (config.rootpath / "checks").is_dir():
         config.args[:] = [str(config.rootpath / "checks")]
     config.pluginmanager.register(ordinary, "gpugate-ordinary")
+    config.pluginmanager.register(running, "gpugate-running")
     config.pluginmanager.register(_Session(config), "gpugate-session")
 
 
@@ -135,30 +135,14 @@ class _Session:
         if not self.config.option.collectonly and not self.distributes and session.items and not broken:
             cells = [cell for item in session.items if (cell := ordinary.cell_of(item))]
             self._provide_evidence(list(dict.fromkeys(host for host, _ in cells)))
-        # Verdicts are many, live to the end and hold no cycles: looking for some again and again costs a quarter.
-        usual = gc.get_threshold()
-        gc.freeze()
-        gc.set_threshold(100 * usual[0], *usual[1:])
-        try:
-            return (yield)
-        finally:
-            gc.set_threshold(*usual)
-
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_runtest_protocol(self, item: pytest.Item) -> bool | None:
-        """Cells run without setup and teardown, unless somebody wants to look inside."""
-        option = self.config.option
-        if not isinstance(item, Cell) or option.usepdb or option.setupshow or option.setuponly or option.trace:
-            return None
-        run_cell(item)
-        return True
+        return (yield)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take over the verdicts of xdist workers."""
         verdict = None if self.worker else verdict_of(report)
         if verdict is not None:
-            self.state.verdicts[verdict.host, verdict.check] = verdict
+            self.state.verdicts[verdict.host, verdict.check] = self.state.keep(verdict)
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -186,7 +170,7 @@ class _Session:
     def _resolve(self) -> None:
         try:
             state = _state(self.config)
-            state.distributed = self.distributes
+            state.distributed, state.worker = self.distributes, self.worker
             folder = None if self.worker else live.given_evidence(self.config)
             if folder is not None:
                 state.use_folder(folder)

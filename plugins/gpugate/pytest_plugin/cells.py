@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import functools
 import inspect
-import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from _pytest._code.code import ReprFileLocation, TerminalRepr
@@ -19,9 +19,10 @@ from _pytest._io import TerminalWriter
 
 from ..report.text import one_line
 from ..verdict import Verdict, judge
-from .state import CHECK_PREFIX, STATE, State, check_id, send
+from .state import CHECK_PREFIX, STATE, State, check_id
 
 CHEAP = {"node", "policy", "expect"}
+UNJUDGED = pytest.StashKey[dict[str, list["Cell"]]]()  # the selected cells of each host, judged with the first of them
 
 
 class CheckFailed(Exception):
@@ -50,18 +51,49 @@ class Sentences(TerminalRepr):
             tw.line(f"  next: {verdict.next}")
 
 
+@dataclass(frozen=True)
+class Check:
+    """A check as all its cells share it; `call` takes node, policy and expect, and calls `function` with what it asks
+    for."""
+
+    id: str
+    function: Callable[..., None]
+    call: Callable[..., None]
+    line: int
+
+    @staticmethod
+    def of(id: str, function: Callable[..., None]) -> Check:
+        """The check that a function is."""
+        wants, checked = tuple(inspect.signature(function).parameters), returns_nothing(function)
+
+        def call(node: Any, policy: Any, expect: Any) -> None:
+            given = {"node": node, "policy": policy, "expect": expect}
+            checked(**{name: given[name] for name in wants})
+
+        return Check(id, function, call, function.__code__.co_firstlineno - 1)
+
+
 class Cell(pytest.Item):
     """One check on one host."""
 
-    def __init__(self, *, function: Callable[..., None], host: str, check: str, **kwargs: Any) -> None:
+    def __init__(self, *, check: Check, host: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.function, self.host, self.check = function, host, check
-        self._wants = tuple(inspect.signature(function).parameters)
+        self.checked, self.host = check, host
+        self.judged: Verdict | None = None
+
+    __hash__ = object.__hash__  # pytest's own hashes the node id every time
+
+    @property
+    def check(self) -> str:
+        """The check's id."""
+        return self.checked.id
 
     @property
     def obj(self) -> Callable[..., None]:
         """The check's function, where pytest's own plugins look for it."""
-        return self.function
+        return self.checked.function
+
+    function = obj  # where `-k` looks for it
 
     def runtest(self) -> None:
         """Judge; raises CheckFailed for a red verdict."""
@@ -70,19 +102,17 @@ class Cell(pytest.Item):
             raise CheckFailed(verdict)
 
     def verdict(self) -> Verdict:
-        """Judge once, and remember."""
+        """Judge once, and remember. With a host's first cell all its selected ones are judged, so that its evidence
+        is read once and need not be kept; an xdist worker, which does not know what it will be given, judges one."""
         state = self.config.stash[STATE]
-        key = self.host, self.check
-        if key not in state.verdicts:
-            wants, function = self._wants, returns_nothing(self.function)
-
-            def call(node: Any, policy: Any, expect: Any) -> None:
-                given = {"node": node, "policy": policy, "expect": expect}
-                function(**{name: given[name] for name in wants})
-
+        if self.judged is None:
             gathered, policy = state.gathered(self.host), state.targets[self.host].policy
-            state.verdicts[key] = judge(self.check, call, gathered, policy, state.today)
-        return state.verdicts[key]
+            for cell in self.config.stash.get(UNJUDGED, {}).pop(self.host, [self]):
+                cell.judged = state.keep(judge(cell.check, cell.checked.call, gathered, policy, state.today))
+            if self.judged is None:
+                raise RuntimeError(f"{self.nodeid} is none of the selected cells")
+        state.verdicts[self.host, self.check] = self.judged
+        return self.judged
 
     def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
         """Sentences for a red verdict, pytest's own view of anything else."""
@@ -93,7 +123,7 @@ class Cell(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Where the check stands."""
-        return self.path, self.function.__code__.co_firstlineno - 1, self.name
+        return self.path, self.checked.line, self.name
 
 
 def make_items(state: State, collector: pytest.Module, name: str, function: Callable[..., None]) -> list[pytest.Item]:
@@ -143,38 +173,17 @@ def returns_nothing(function: Callable[..., Any]) -> Callable[..., None]:
 def _cells(
     collector: pytest.Module, name: str, function: Callable[..., None], check: str, hosts: list[str]
 ) -> Iterator[Cell]:
-    marks = [*getattr(function, "pytestmark", [])]
+    family: pytest.MarkDecorator = getattr(pytest.mark, check.split(".")[0])
+    marks, shared = [*getattr(function, "pytestmark", []), family.mark], Check.of(check, function)
     for host in hosts:
         full = f"{name}[{host}]"
         # Said outright, so that pytest sees the brackets as a parameter: --lf compares ids in parts since 9.2.
         nodeid = f"{collector.nodeid}::{full}"
-        cell: Cell = Cell.from_parent(collector, name=full, nodeid=nodeid, function=function, host=host, check=check)
+        cell: Cell = Cell.from_parent(collector, name=full, nodeid=nodeid, check=shared, host=host)
         cell.own_markers.extend(marks)
-        cell.keywords.update({mark.name: mark for mark in marks})
+        cell.keywords.update((mark.name, mark) for mark in marks)
         cell.extra_keyword_matches.update((host, check))
-        cell.add_marker(check.split(".")[0])
         yield cell
-
-
-def run_cell(item: Cell) -> None:
-    """The whole protocol of a cell: start, one report, finish."""
-    hook, location = item.ihook, item.location
-    hook.pytest_runtest_logstart(nodeid=item.nodeid, location=location)
-    began, clock = time.time(), time.perf_counter()
-    verdict = item.verdict()
-    duration = time.perf_counter() - clock
-    outcome: Literal["passed", "failed"] = "passed"
-    longrepr = None
-    if not verdict.outcome.green:
-        outcome = "failed"
-        longrepr = Sentences(verdict, str(item.path), item.reportinfo()[1] + 1)
-    report = pytest.TestReport(
-        nodeid=item.nodeid, location=location, keywords={item.name: 1}, outcome=outcome, longrepr=longrepr, when="call",
-        sections=(), duration=duration, start=began, stop=began + duration, user_properties=[],
-    )  # fmt: skip
-    send(item.config, report, verdict)
-    hook.pytest_runtest_logreport(report=report)
-    hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=location)
 
 
 def is_check(name: str, obj: object) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from ..errors import ReportError
 from ..gather.folder import document_path
-from ..report import HostReport, Run, Store, Times, identity_of, new_run_id, times_of
+from ..report import HostReport, Run, Store, Times, identity_of, new_run_id
 from ..verdict import Verdict, missing
 from .live import reports_folder
 from .state import State
@@ -20,8 +22,8 @@ def write_report(config: pytest.Config, session: pytest.Session, state: State) -
 
     Raises ReportError where it cannot be written.
     """
-    owed = [(host, check) for host in state.targets for check in state.expected(host)]
-    absent = [cell for cell in owed if cell not in state.verdicts]
+    cells = ((host, check) for host in state.targets for check in state.expected(host))
+    absent = [cell for cell in cells if cell not in state.verdicts]
     because = _why_partial(config, session, state) if absent or state.collection_errors else ""
     if absent and not because:
         for host, check in absent:
@@ -32,44 +34,65 @@ def write_report(config: pytest.Config, session: pytest.Session, state: State) -
             state.verdicts[host, check] = missing(
                 host, check, state.targets[host].policy, f"{check} is missing: {told}"
             )
-    documents: dict[str, bytes] = {}
-    hosts = []
     judged: dict[str, list[Verdict]] = {}
     for (host, _), verdict in state.verdicts.items():
         judged.setdefault(host, []).append(verdict)
-    for host in state.targets:
-        verdicts = judged.get(host)
-        if not verdicts:
-            continue
-        policy, evidence, document, times = state.targets[host].policy, None, None, Times()
-        if state.folder is not None:
-            gathered = state.gathered(host)
-            evidence, times = gathered.evidence, times_of(gathered)
-            path = document_path(state.folder, host)
-            if path.is_file():
-                document = documents[host] = path.read_bytes()
-        hosts.append(HostReport(host, identity_of(policy, evidence, document), verdicts, times))
-    log = state.folder / "gathered.json" if state.folder is not None else None
-    if log is not None and log.is_file():
-        documents["gathered"] = log.read_bytes()
-    started = state.started
+    hosts = []
+    about = {host: state.about(host) for host in judged} if state.folder is not None else {}
+    for host in filter(judged.get, state.targets):
+        known = about.get(host)
+        identity = known.identity if known else identity_of(state.targets[host].policy)
+        hosts.append(HostReport(host, identity, judged[host], known.times if known else Times()))
+    started = state.started.timestamp()
     if state.log is not None:
-        started = datetime.fromtimestamp(state.log.started_unix_s, UTC)
-    elif state.folder is not None:
-        known = [g.evidence.started_unix_s for h in state.targets if (g := state.gathered(h)).evidence is not None]
-        started = datetime.fromtimestamp(min(known), UTC) if known else state.started
+        started = state.log.started_unix_s
+    elif measured := [each.started_unix_s for each in about.values() if each.started_unix_s is not None]:
+        started = min(measured)
     run = Run(
         run_id=new_run_id(state.started),
-        started=started,
+        started=datetime.fromtimestamp(started, UTC),
         profile=state.profile,
         scope="partial" if because or not hosts else "whole",
         partial_because=because or ("" if hosts else "no host was judged"),
         hosts=hosts,
     )
+    documents = (
+        {} if state.folder is None else _Documents(state.folder, {h: known.sha256 for h, known in about.items()})
+    )
     folder = Store(reports_folder(config)).write(run, documents)
     if not run.green and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     return run, folder
+
+
+class _Documents(Mapping[str, bytes]):
+    """The documents that were judged, by host, and the receipts; each is read when it is asked for.
+
+    Raises ReportError for a document that is not the one that was judged any more. One that was never read whole, as
+    over the cap, is none of them.
+    """
+
+    def __init__(self, folder: Path, sha256: dict[str, str]) -> None:
+        self._paths = {host: document_path(folder, host) for host, digest in sha256.items() if digest}
+        self._sha256 = sha256
+        if (log := folder / "gathered.json").is_file():
+            self._paths["gathered"] = log
+
+    def __getitem__(self, host: str) -> bytes:
+        path = self._paths[host]
+        try:
+            document = path.read_bytes()
+        except OSError as error:
+            raise ReportError(f"{path}, which was judged, cannot be read any more: {error.strerror}") from error
+        if hashlib.sha256(document).hexdigest() != self._sha256.get(host) and path.name != "gathered.json":
+            raise ReportError(f"{path} was changed while it was judged: judge again")
+        return document
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
 
 
 def write_refusal(config: pytest.Config, reason: str) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 
 from ..errors import Unavailable
@@ -10,15 +9,15 @@ from ..evidence.types import Evidence
 from ..policy import Policy
 
 
-def identity_of(policy: Policy, evidence: Evidence | None = None, document: bytes | None = None) -> dict[str, str]:
+def identity_of(policy: Policy, evidence: Evidence | None = None, evidence_sha256: str = "") -> dict[str, str]:
     """What is known, by name; what is not known is absent.
 
     `gpu_uuids` are sorted and joined with commas, absent as soon as one is unknown; `measured_unix_s` is the node's
-    clock when the probe started; `evidence_sha256` that of `document`, the bytes as gathered.
+    clock when the probe started; `evidence_sha256` (hex) that of the document, the bytes as gathered.
     """
     known = {"policy_digest": policy.digest}
-    if document is not None:
-        known["evidence_sha256"] = hashlib.sha256(document).hexdigest()
+    if evidence_sha256:
+        known["evidence_sha256"] = evidence_sha256
     if evidence is None:
         return known
     facts: dict[str, Callable[[], str]] = {

@@ -9,12 +9,16 @@ properties `run_id`, `started`, `gather_s` and `probe_s`: leave these aside, and
 
 from __future__ import annotations
 
+from collections import Counter
+from functools import lru_cache
 from typing import BinaryIO
 from xml.etree import ElementTree  # writes only; `reader` parses, hardened
+from xml.sax.saxutils import escape  # writes only
 
 from junit_xml import TestCase, TestSuite
 
 from ..verdict import Outcome, Verdict
+from .aside import Kept
 from .model import HostReport, Run
 from .text import natural, one_line, printable
 
@@ -45,6 +49,30 @@ def case_name(host: str, check: str) -> tuple[str, str]:
     return f"{CLASS_PREFIX}{family}", f"{function}[{host}]"
 
 
+def case_xml(verdict: Verdict) -> bytes:
+    """The element as it stands in its suite: indented, without the end of its line.
+
+    A PASS, as nearly all of them are, is written here, anything else by junit-xml; a test holds both to the same bytes.
+    """
+    marginal = " (marginal)" if verdict.marginal else ""
+    told = f"{verdict.outcome}{marginal}, level {verdict.level}\n{printable(verdict.detail)}"
+    if verdict.outcome is not Outcome.PASS:
+        return by_library(_case(verdict, told))
+    family, name = case_name(_attribute(verdict.host), _attribute(verdict.check))
+    time = f' time="{verdict.seconds:f}"' if verdict.seconds else ""
+    head = f'  <testcase name="{name}"{time} classname="{family}">\n    <system-out>'
+    return f"{head}{escape(told)}</system-out>\n  </testcase>".encode()
+
+
+def by_library(case: TestCase) -> bytes:
+    """The element as junit-xml has it."""
+    [element] = TestSuite("", [case]).build_xml_doc().iter("testcase")
+    for skipped in element.iter("skipped"):
+        skipped.set("type", Outcome.WAIVED.value)  # junit-xml takes no type for this one
+    ElementTree.indent(element, level=1)
+    return b"  " + bytes(ElementTree.tostring(element, encoding="utf-8")).rstrip()
+
+
 def properties(run: Run) -> dict[str, str]:
     """What every suite of a run says about the run."""
     known = {"schema": SCHEMA, "profile": run.profile, "scope": run.scope}
@@ -56,8 +84,9 @@ def properties(run: Run) -> dict[str, str]:
 def _host_suite(run: Run, host: HostReport) -> bytes:
     verdicts = sorted(host.verdicts, key=lambda verdict: verdict.check)
     identity = {name: one_line(host.identity[name]) for name in sorted(host.identity)}
-    about = identity | host.times.properties
-    return _suite(run, one_line(host.host), [_case(verdict) for verdict in verdicts], about, _seconds(verdicts))
+    counts = Counter(verdict.outcome for verdict in verdicts)
+    cases = [verdict.xml() if isinstance(verdict, Kept) else case_xml(verdict) for verdict in verdicts]
+    return _suite(run, one_line(host.host), cases, counts, identity | host.times.properties, _seconds(verdicts))
 
 
 def _empty_suite(run: Run) -> bytes:
@@ -65,28 +94,30 @@ def _empty_suite(run: Run) -> bytes:
     case = TestCase(NOBODY_CASE, f"{CLASS_PREFIX}run")
     reason = f"no host was judged: {one_line(run.partial_because)}"
     case.add_error_info(reason, reason, Outcome.MISSING.value)
-    return _suite(run, NOBODY, [case], {}, "0.000")
+    return _suite(run, NOBODY, [by_library(case)], Counter([Outcome.MISSING]), {}, "0.000")
 
 
-def _suite(run: Run, host: str, cases: list[TestCase], about: dict[str, str], seconds: str) -> bytes:
-    suite = TestSuite(host, cases, hostname=host, timestamp=run.started.isoformat(timespec="seconds"),
+def _suite(
+    run: Run, host: str, cases: list[bytes], counts: Counter[Outcome], about: dict[str, str], seconds: str
+) -> bytes:
+    suite = TestSuite(host, hostname=host, timestamp=run.started.isoformat(timespec="seconds"),
                       properties=properties(run) | about)  # fmt: skip
     element = suite.build_xml_doc()
     del element.attrib["disabled"]
+    element.set("errors", str(counts[Outcome.ERROR] + counts[Outcome.MISSING]))
+    element.set("failures", str(counts[Outcome.FAIL]))
+    element.set("skipped", str(counts[Outcome.WAIVED]))
+    element.set("tests", str(counts.total()))
     element.set("time", seconds)
-    for skipped in element.iter("skipped"):
-        skipped.set("type", Outcome.WAIVED.value)  # junit-xml takes no type for this one
     ElementTree.indent(element)
-    return bytes(ElementTree.tostring(element, encoding="utf-8")) + b"\n"
+    end = b"</testsuite>"
+    head = ElementTree.tostring(element, encoding="utf-8").removesuffix(end)
+    return b"\n".join([head.rstrip(), *cases, end, b""])
 
 
-def _case(verdict: Verdict) -> TestCase:
+def _case(verdict: Verdict, told: str) -> TestCase:
     family, name = case_name(one_line(verdict.host), verdict.check)
-    marginal = " (marginal)" if verdict.marginal else ""
-    told = f"{verdict.outcome}{marginal}, level {verdict.level}\n{printable(verdict.detail)}"
     case = TestCase(name, family, stdout=told, elapsed_sec=verdict.seconds)
-    if verdict.outcome is Outcome.PASS:
-        return case
     # junit-xml drops a failure that says nothing: a red cell without a sentence has to stay red.
     reason = one_line(verdict.headline) or f"{verdict.outcome} without a reason"
     body = "\n".join([reason, *(one_line(str(finding)) for finding in verdict.bad[1:])])
@@ -94,9 +125,14 @@ def _case(verdict: Verdict) -> TestCase:
         case.add_failure_info(reason, body, Outcome.FAIL.value)
     elif verdict.outcome is Outcome.WAIVED:
         case.add_skipped_info(reason, body)
-    else:
+    elif verdict.outcome is not Outcome.PASS:
         case.add_error_info(reason, body, verdict.outcome.value)
     return case
+
+
+@lru_cache(maxsize=65536)  # names of hosts and checks, over and over
+def _attribute(text: str) -> str:
+    return escape(one_line(text), {'"': "&quot;"})
 
 
 def _seconds(verdicts: list[Verdict]) -> str:

@@ -44,7 +44,10 @@ class Store:
             raise ReportError(f"{folder} is there already: every run needs a run id of its own")
         try:
             (unfinished / "evidence").mkdir(parents=True)
-            manifest = _manifest(run) | {"junit": _junit(run, unfinished), "evidence": _evidence(unfinished, evidence)}
+            manifest = _manifest(run) | {
+                "junit": _junit(run, unfinished),
+                "evidence": _evidence(unfinished, evidence or {}),
+            }
             _write(unfinished / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
             _sync(unfinished)
             unfinished.rename(folder)
@@ -83,9 +86,10 @@ def _junit(run: Run, folder: Path) -> dict[str, Any]:
     return {"file": JUNIT, "sha256": stream.digest.hexdigest(), "bytes": stream.size}
 
 
-def _evidence(folder: Path, evidence: Mapping[str, bytes] | None) -> dict[str, Any]:
+def _evidence(folder: Path, evidence: Mapping[str, bytes]) -> dict[str, Any]:
     written = {}
-    for host, document in sorted((evidence or {}).items()):
+    for host in sorted(evidence):
+        document = evidence[host]
         name = f"evidence/{quote(host, safe='')}.json"  # a host's name never leads out of the folder
         _write(folder / name, document)
         written[host] = {"file": name, "sha256": hashlib.sha256(document).hexdigest(), "bytes": len(document)}

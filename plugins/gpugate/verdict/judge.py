@@ -22,7 +22,8 @@ class Gathered:
     """What the controller knows about one host: its evidence, or why there is none, and when it was received.
 
     `nonce` is what the gather asked with, empty for documents that were gathered by other means; `asked_unix_s` and
-    `received_unix_s` are the controller's clock when it asked and when the answer came.
+    `received_unix_s` are the controller's clock when it asked and when the answer came. `sha256` (hex) is that of the
+    document, usable or not, and empty where none could be read whole.
     """
 
     host: str
@@ -31,6 +32,7 @@ class Gathered:
     nonce: str = ""
     asked_unix_s: float = 0.0
     received_unix_s: float = 0.0
+    sha256: str = ""
 
 
 if TYPE_CHECKING:

@@ -1,0 +1,62 @@
+"""Verdicts of a fleet whose findings were put aside, already written as they will stand in the report."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from dataclasses import dataclass, field, fields
+from functools import cached_property
+from pathlib import Path
+from typing import IO
+
+from ..verdict import Verdict
+
+_FIELDS = [each.name for each in fields(Verdict)]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept(Verdict):
+    """A verdict whose `testcase` is written already: of its findings only the bad and the marginal are in memory."""
+
+    cases: Cases = field(kw_only=True, compare=False, repr=False)
+    offset: int = field(kw_only=True, compare=False)
+    size: int = field(kw_only=True, compare=False)
+
+    def xml(self) -> bytes:
+        """The element; raises OSError where it cannot be read back."""
+        return self.cases.read(self.offset, self.size)
+
+
+class Cases:
+    """The `testcase` elements of a run, in a file without a name that goes with the process: as text, the findings of
+    10,000 hosts are a gigabyte. The file is in `folder`, where the report will need that room too; where it cannot be
+    written, verdicts stay in memory as they are, and the report itself tells what is wrong there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._end = folder, 0
+
+    @cached_property
+    def file(self) -> IO[bytes]:
+        """Opened when it is first needed, and for as long as its verdicts live; raises OSError where it cannot be."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryFile(dir=self._folder)
+
+    def keep(self, verdict: Verdict, xml: bytes) -> Verdict:
+        """The verdict, and its element `xml` in the file."""
+        try:
+            if os.pwrite(self.file.fileno(), xml, self._end) < len(xml):
+                return verdict
+        except OSError:
+            return verdict
+        offset, self._end = self._end, self._end + len(xml)
+        known = {name: getattr(verdict, name) for name in _FIELDS}
+        known["findings"] = tuple(finding for finding in verdict.findings if finding.marginal or not finding.ok)
+        return Kept(**known, cases=self, offset=offset, size=len(xml))
+
+    def read(self, offset: int, size: int) -> bytes:
+        """What was written there."""
+        xml = os.pread(self.file.fileno(), size, offset)
+        if len(xml) < size:
+            raise OSError(errno.EIO, "a verdict that was put aside is not there any more", str(self._folder))
+        return xml

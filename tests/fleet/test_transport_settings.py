@@ -105,6 +105,18 @@ def test_inventory_counts_more_than_the_configuration(node: Sshd, tmp_path: Path
     assert ask(way)[0] == "hello"
 
 
+@BOTH
+def test_paths_may_have_spaces(node: Sshd, tmp_path: Path, ssh: str) -> None:
+    """A key and known hosts in a folder with spaces in its name are found, one file among several."""
+    folder = tmp_path / "a folder of  keys"
+    folder.mkdir()
+    shutil.copy(node.key, folder / "my key")
+    shutil.copy(node.known_hosts, folder / "known hosts")
+    files = f'UserKnownHostsFile="/no where/known" "{folder / "known hosts"}" /dev/null'
+    arguments = ("-F", "none", "-o", files, "-o", "IdentitiesOnly=yes", "-o", f'IdentityFile="{folder / "my key"}"')
+    assert ask(target(node, ssh=ssh, ssh_args=arguments))[0] == "hello"
+
+
 def test_key_of_the_inventory_that_is_missing_is_told(node: Sshd, tmp_path: Path) -> None:
     """A key file that the inventory names and that is not there is no reason to try others."""
     said, _ = ask(target(node, private_key=str(tmp_path / "gone")))

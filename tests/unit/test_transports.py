@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from gpugate.errors import NotGathered
+from gpugate.gather import transport as sentences
 from gpugate.gather.hops import Hops
 from gpugate.gather.local import LocalTransport
 from gpugate.gather.open import open_transport
@@ -69,6 +70,27 @@ def test_password_never_reaches_the_command(tmp_path: Path, monkeypatch: pytest.
     target = Target(name="gpu0", policy=policy(), connection="local", become=True, become_password="s3cret \\")  # noqa: S106
     answer = run(*privileged(target, ["sh", "-c", 'cat; echo "$1"', "sh", "an argument"], b'{"a": 1}\n{"b": 2}\n'))
     assert (answer.status, answer.stdout) == (0, b'{"a": 1}\n{"b": 2}\nan argument\n')
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        sentences.no_connection("", 1),
+        sentences.no_login("", 1, ""),
+        sentences.unknown_key("", False, ""),
+        sentences.unknown_key("", True, ""),
+        sentences.refused("", ""),
+        sentences.unreachable("", "Connection refused"),
+        sentences.stopped("", ""),
+        sentences.silent("", 1),
+    ],
+)
+def test_page_says_what_each_sentence_asks_for(told: NotGathered) -> None:
+    """docs/connections.md has an entry for every way in which a host cannot be asked."""
+    page = (Path(__file__).parents[2] / "docs" / "connections.md").read_text()
+    told_of = [row.split(" | ")[0].strip("| ") for row in page.splitlines() if row.startswith("| ")]
+    said = str(told).strip().replace("1 s", "N s")
+    assert any(said.startswith(entry) for entry in told_of if len(entry) > 12), said
 
 
 SERVER = """

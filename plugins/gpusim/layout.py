@@ -311,6 +311,7 @@ STATE = [
     _u32("cuda_init_code", "what cuInit answers", 0, 999),
     _choice("cuda_order", "order in which CUDA enumerates the GPUs", "pci", "reversed"),
     _f64("time_scale", "simulated seconds in a wall second", 0.01, 10_000),
+    _flag("real_users", "root is who the kernel says; else who this node's own sudo made root"),
     *_model("f64", "anchor_wall_s", "anchor_sim_s", "model_time_s", "epoch_s"),
     *_model("u64", "seed"),
     *_model("u32", "rule_count"),

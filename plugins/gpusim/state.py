@@ -197,7 +197,8 @@ class NodeState:
         apply(self, name, gpu)
 
     def clear(self) -> None:
-        """Take back every rule and fault: all settable keys get the values the node was made with, except time_scale.
+        """Take back every rule and fault: all settable keys get the values the node was made with,
+        except how the simulation itself runs (time_scale, real_users).
 
         What happened stays: temperature, energy, counters of time, processes that hold a CUDA context.
         """
@@ -215,7 +216,7 @@ class NodeState:
                 state.seed,
             )
             for field in layout.STATE:
-                if field.settable and field.name != "time_scale":
+                if field.settable and field.name not in ("time_scale", "real_users"):
                     _copy(fresh, state, field)
             for good, device in zip(fresh.device[: state.gpu_count], state.device, strict=False):
                 for field in layout.DEVICE:

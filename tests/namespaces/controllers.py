@@ -31,13 +31,13 @@ class Run:
         return {host for host, cells in self.cells.items() if not any(cells.values())}
 
 
-def judge(fleet: NamespaceFleet, *options: str, cwd: Path = PROJECT, hosts: str = "gpu_fleet", **more: Any) -> Run:
+def judge(fleet: NamespaceFleet, *options: str, inventory: Path | None = None, **more: Any) -> Run:
     """Run the checks on the fleet and read the JUnit report as a stranger does."""
     reports = fleet.folder / "reports"
     done = fleet.run(
-        ["pytest", f"--hosts={hosts}", f"--ansible-inventory={fleet.inventory}", f"--reports={reports}",
+        ["pytest", "--hosts=gpu_fleet", f"--ansible-inventory={inventory or fleet.inventory}", f"--reports={reports}",
          "-o", f"cache_dir={fleet.folder / 'cache'}", *options],
-        cwd=cwd, **more,
+        **({"cwd": PROJECT} | more),
     )  # fmt: skip
     said = done.stdout + done.stderr
     newest = max(reports.glob("**/junit.xml"), key=lambda path: path.stat().st_mtime_ns, default=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 import pynvml
 import pytest
@@ -107,6 +108,25 @@ def test_limits_are_set_by_administrators_only(make_node: MakeNode) -> None:
     with pytest.raises(pynvml.NVMLError_NoPermission):
         pynvml.nvmlDeviceSetPersistenceMode(gpu, 0)
     assert pynvml.nvmlDeviceGetPowerManagementLimit(gpu) == 700_000
+
+
+@pytest.mark.usefixtures("become")
+def test_where_users_are_real_the_kernel_says_who_is_root(make_node: MakeNode) -> None:
+    """On a node with users of its own no variable makes an administrator: root is one, and nobody else."""
+    node = make_node()
+    node.state.set("real_users", True)
+    node.state.clear()
+    gpu, root = node.gpu(), os.geteuid() == 0
+    if root:
+        pynvml.nvmlDeviceSetPowerManagementLimit(gpu, 500_000)
+        os.seteuid(65534)
+    try:
+        with pytest.raises(pynvml.NVMLError_NoPermission):
+            pynvml.nvmlDeviceSetPowerManagementLimit(gpu, 600_000)
+    finally:
+        if root:
+            os.seteuid(0)
+    assert pynvml.nvmlDeviceGetPowerManagementLimit(gpu) == (500_000 if root else 700_000)
 
 
 @pytest.mark.usefixtures("become")

@@ -15,13 +15,13 @@ nvmlReturn_t nvml_begin(const char *function, struct sim_state **s);
 enum nvml_need {
     NEED_IDENTITY, /* works while a reset is required */
     NEED_HEALTH,   /* does not */
-    NEED_ADMIN,    /* and the caller has to be root; in the simulation: GPUSIM_BECOME=1 */
+    NEED_ADMIN,    /* and the caller has to be root; where users are not real: GPUSIM_BECOME=1 */
 };
 nvmlReturn_t nvml_begin_device(const char *function, nvmlDevice_t handle, enum nvml_need need, struct sim_state **s,
                                struct sim_device **d);
 nvmlReturn_t nvml_end(nvmlReturn_t result);
 
-int nvml_is_admin(void);
+int nvml_is_admin(const struct sim_state *s);
 nvmlReturn_t nvml_copy_text(char *to, unsigned int size, const char *from);
 nvmlReturn_t nvml_pci_info(const struct sim_device *d, nvmlPciInfo_t *pci);
 

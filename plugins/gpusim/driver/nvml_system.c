@@ -45,7 +45,7 @@ nvmlReturn_t nvml_begin_device(const char *function, nvmlDevice_t handle, enum n
         return nvml_end(NVML_ERROR_GPU_IS_LOST);
     if ((*d)->reset_required && need != NEED_IDENTITY)
         return nvml_end(NVML_ERROR_RESET_REQUIRED);
-    if (need == NEED_ADMIN && !nvml_is_admin())
+    if (need == NEED_ADMIN && !nvml_is_admin(*s))
         return nvml_end(NVML_ERROR_NO_PERMISSION);
     return NVML_SUCCESS;
 }
@@ -58,8 +58,10 @@ int sim_unsupported(const char *function)
     return (int)(begun == NVML_SUCCESS ? nvml_end(NVML_ERROR_NOT_SUPPORTED) : begun);
 }
 
-int nvml_is_admin(void)
+int nvml_is_admin(const struct sim_state *s)
 {
+    if (s->real_users)
+        return geteuid() == 0;
     const char *become = getenv("GPUSIM_BECOME");
     return become && strcmp(become, "1") == 0;
 }

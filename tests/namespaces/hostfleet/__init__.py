@@ -13,8 +13,8 @@ Which file does what: `describe` says what a host is, `fleet` is the tests' side
 a host, `delay` slows a link down, `kernel` is what Python's library lacks of the system calls.
 """
 
-from .describe import ASKS_PASSWORD, FREE_SUDO, PASSWORD, HostSpec
+from .describe import ASKER, ASKS_PASSWORD, FREE_SUDO, PASSWORD, HostSpec
 from .fleet import NamespaceFleet, namespace_fleet
 from .host import Host
 
-__all__ = ["ASKS_PASSWORD", "FREE_SUDO", "PASSWORD", "Host", "HostSpec", "NamespaceFleet", "namespace_fleet"]
+__all__ = ["ASKER", "ASKS_PASSWORD", "FREE_SUDO", "PASSWORD", "Host", "HostSpec", "NamespaceFleet", "namespace_fleet"]

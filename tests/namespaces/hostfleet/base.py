@@ -12,7 +12,7 @@ import subprocess
 from pathlib import Path
 
 from . import kernel
-from .describe import PASSWORD_HASH, UID, USER
+from .describe import PASSWORD_HASH, USERS
 
 LIBRARIES = "usr/lib/x86_64-linux-gnu/nvidia/current"  # where Debian puts the driver's
 # Of this machine's top folders a host sees the first, has the second as they are on a new machine, and no others.
@@ -110,19 +110,20 @@ def _write(path: Path, text: str, mode: int = 0o644) -> None:
 
 
 def _accounts(root: Path, public_key: str) -> None:
-    for name, line in {
-        "passwd": f"{USER}:x:{UID}:{UID}::/home/{USER}:/bin/bash\n",
-        "group": f"{USER}:x:{UID}:\n",
-        "shadow": f"{USER}:{PASSWORD_HASH}:19000:0:99999:7:::\n",
-    }.items():
-        file = root / "etc" / name
-        file.write_text(file.read_text() + line)
-    home = root / "home" / USER
-    _write(home / ".ssh/authorized_keys", public_key, 0o600)
-    for path in (home, home / ".ssh", home / ".ssh/authorized_keys"):
-        os.chown(path, UID, UID)
-    home.chmod(0o755)
-    (home / ".ssh").chmod(0o700)
+    for user, uid in USERS.items():
+        for name, line in {
+            "passwd": f"{user}:x:{uid}:{uid}::/home/{user}:/bin/bash\n",
+            "group": f"{user}:x:{uid}:\n",
+            "shadow": f"{user}:{PASSWORD_HASH}:19000:0:99999:7:::\n",
+        }.items():
+            file = root / "etc" / name
+            file.write_text(file.read_text() + line)
+        home = root / "home" / user
+        _write(home / ".ssh/authorized_keys", public_key, 0o600)
+        for path in (home, home / ".ssh", home / ".ssh/authorized_keys"):
+            os.chown(path, uid, uid)
+        home.chmod(0o755)
+        (home / ".ssh").chmod(0o700)
     (root / "root").chmod(0o700)
     (root / "var/tmp").chmod(0o1777)
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 USER = "deploy"
-UID = 4242
+ASKER = "asker"  # may log in as the other does, and has no sudo but what provisioning gives
+USERS = {USER: 4242, ASKER: 4243}
 PASSWORD = "correct horse"  # noqa: S105 - of a user that exists for the length of a test
 # What `openssl passwd -6 -salt gpugate` makes of it.
 PASSWORD_HASH = "$6$gpugate$tF8pnOovBPiqjTjL4cKPZMUv9OnE5mGgtAViZImOZwPTrAH.Ri3zXeOcbB6yzy91CbVv2dfeaRAghi9yWPNpN0"  # noqa: S105

@@ -19,7 +19,7 @@ from gpusim.paths import NodeLayout
 
 from . import needs
 from .access import Access, new_key
-from .describe import INNER, OUTER, HostSpec, Link, Machine, address
+from .describe import INNER, OUTER, USER, HostSpec, Link, Machine, address
 from .host import Host
 from .needs import FleetError
 
@@ -105,9 +105,9 @@ class NamespaceFleet:
         )
         return done
 
-    def ssh(self, name: str, command: str, **options: Any) -> subprocess.CompletedProcess[str]:
-        """Run a command on a host as its user, with the OpenSSH client."""
-        return self.run(["ssh", "-F", self.ssh_config, name, command], **options)
+    def ssh(self, name: str, command: str, user: str = USER) -> subprocess.CompletedProcess[str]:
+        """Run a command on a host as one of its users, with the OpenSSH client."""
+        return self.run(["ssh", "-F", self.ssh_config, "-l", user, name, command])
 
 
 @contextmanager
@@ -180,7 +180,9 @@ def _make(
         links.append(Link(INNER, address(INNER, index), f"w{index}"))
     paths = NodeLayout(folder / "nodes" / spec.name)
     paths.root.mkdir(parents=True)
-    described = NodeDescription(spec.name, links[0].address, spec.board, spec.gpus, spec.driver, state=spec.state)
+    described = NodeDescription(
+        spec.name, links[0].address, spec.board, spec.gpus, spec.driver, state=spec.state | {"real_users": True}
+    )
     node = Node.make(paths, described, time_scale, drivers)
     paths.state.chmod(0o666)  # as /dev/nvidia* are: everybody may ask the driver
     private, public = new_key(spec.name)

@@ -141,6 +141,7 @@ def _reap() -> None:
 
 def main(place: str, cgroups: str) -> None:
     """Serve orders until stdin ends."""
+    os.umask(0o022)
     server = Server(Path(place), Path(cgroups) if cgroups else None)
     for line in sys.stdin:
         _reap()

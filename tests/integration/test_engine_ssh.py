@@ -27,7 +27,18 @@ def test_gathered_apart_and_judged_together(own_reports: Site, tmp_path: Path) -
     assert set(own_reports.outcomes()) == {"gpu0", "gpu1", "gpu2"}
     again = gather(own_reports, tmp_path / "a", "--hosts=gpu0")
     assert (again.returncode, again.stdout) == (2, "")
-    assert f"{tmp_path}/a holds evidence already: name another folder" in again.stderr
+    assert f"{tmp_path}/a is not empty or holds evidence already: name another folder" in again.stderr
+
+
+def test_interrupted_gather_is_gone_on_with(own_reports: Site, tmp_path: Path) -> None:
+    """A gather that was killed before its end goes on in its folder: who has answered is not asked again."""
+    assert gather(own_reports, tmp_path / "a", "--hosts=gpu0").returncode == 0
+    (tmp_path / "a/gathered.json").unlink()
+    before = (tmp_path / "a/gpu0.json").read_bytes()
+    done = gather(own_reports, tmp_path / "a", "--hosts=gpu0,gpu1")
+    assert done.returncode == 0, done.stderr
+    assert "gpu0: evidence gathered before" in done.stderr
+    assert (tmp_path / "a/gpu0.json").read_bytes() == before
 
 
 def test_host_that_cannot_be_reached_is_told(own_reports: Site, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def _seconds(text: str) -> float:
 
 def _run(options: argparse.Namespace) -> int:
     targets, profile = hosts.chosen(options)
-    folder = hosts.evidence_folder(options.evidence)
+    folder = hosts.evidence_folder(options.evidence, goes_on=True)
     return hosts.summary(asyncio.run(_gather(options, targets, profile, folder)), folder)
 
 

@@ -8,6 +8,7 @@ from typing import cast, get_args
 
 from ..errors import EvidenceError, InventoryError
 from ..gather.folder import GatherLog, read_log
+from ..gather.journal import FILE as JOURNAL
 from ..inventory import Target, resolve, use_project
 from ..policy import Profile
 
@@ -30,10 +31,15 @@ def chosen(options: argparse.Namespace) -> tuple[list[Target], Profile]:
     return targets, cast(Profile, profiles.pop())
 
 
-def evidence_folder(path: Path) -> Path:
-    """The folder, made if need be. Raises EvidenceError where it holds evidence already: sets are never mixed."""
-    if path.exists() and (read_log(path) is not None or any(path.glob("*.json"))):
-        raise EvidenceError(f"{path} holds evidence already: name another folder for this gather")
+def evidence_folder(path: Path, *, goes_on: bool) -> Path:
+    """The folder, made if need be. Raises EvidenceError where it holds evidence already: sets are never mixed.
+
+    `goes_on`: what an interrupted gather has left there may be gone on with.
+    """
+    if path.exists():
+        interrupted = (path / JOURNAL).exists()
+        if read_log(path) is not None or (any(path.iterdir()) and not (goes_on and interrupted)):
+            raise EvidenceError(f"{path} is not empty or holds evidence already: name another folder")
     path.mkdir(parents=True, exist_ok=True)
     return path
 

@@ -36,6 +36,6 @@ def _write(options: argparse.Namespace) -> int:
 
 def _take(options: argparse.Namespace) -> int:
     asked = plan.read(options.plan)
-    folder = hosts.evidence_folder(options.evidence)
+    folder = hosts.evidence_folder(options.evidence, goes_on=False)
     log = plan.take(asked, options.answers, folder, lambda _, sentence: print(sentence, file=sys.stderr))
     return hosts.summary(log, folder)

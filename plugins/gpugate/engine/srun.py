@@ -84,7 +84,7 @@ class Step:
 
     def why_none(self, task: int, node: str) -> str:
         """What srun said of a task without an answer, or of itself."""
-        numbered = [found[2] for line in self.words if (found := _TASKS.search(line)) and task in _numbers(found[1])]
+        numbered = [found[2] for line in self.words if (found := _TASKS.search(line)) and _among(found[1], task)]
         return self.lost(task, node) or (numbered[-1] if numbered else self.ended) or "srun said nothing about it"
 
 
@@ -108,8 +108,10 @@ async def ask(
         try:
             if await _launched(step, over, queue_s):
                 step.asked = True
-                await _feed(process, questions)
-                await asyncio.wait([over], timeout=patience_s)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(patience_s):
+                        await _feed(process, questions)
+                        await asyncio.wait([over])
             if over.done():
                 over.result()
                 status = await process.wait()
@@ -246,10 +248,10 @@ async def _end(process: asyncio.subprocess.Process) -> None:
                     await process.wait()
 
 
-def _numbers(text: str) -> set[int]:
-    found: set[int] = set()
-    for part in text.split(","):
+def _among(ranges: str, task: int) -> bool:
+    """Whether a number is among such as `0-3,7`."""
+    for part in ranges.split(","):
         first, _, last = part.partition("-")
-        if first.isdigit():
-            found.update(range(int(first), int(last if last.isdigit() else first) + 1))
-    return found
+        if first.isdigit() and int(first) <= task <= int(last if last.isdigit() else first):
+            return True
+    return False

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from ClusterShell.NodeSet import NodeSet
 from gpugate.errors import EvidenceError, NotGathered
 from gpugate.report import HostReport, Times, summary_lines, times_of
 from gpugate.report.terminal import CAUSES
@@ -146,6 +147,26 @@ def test_fold_takes_any_name() -> None:
     """Ranges fold, and a name that is no plain one is listed as it is, safely."""
     assert fold(["gpu10", "gpu2", "gpu3"]) == "gpu[2-3,10]"
     assert fold(["node[1]", "gpu0\x1b"]) == "gpu0\\x1b, node[1]"
+
+
+FLEETS = {
+    "one number": [f"gpu{n:03d}" for n in range(1, 129)],
+    "racks": [f"r{n // 40:02d}-gpu{n % 40}.dc1" for n in range(400) if n != 77],
+    "addresses": [f"10.0.{n // 250}.{n % 250}" for n in range(1000)],
+    "widths": ["n1", "n01", "n001", "n2", "n10", "n9", "n09", "login", "n"],
+    "no pattern": [f"h{n * 7919 % 1009}-{n * 104729 % 997}" for n in range(300)],
+}
+
+
+@pytest.mark.parametrize("names", FLEETS.values(), ids=FLEETS)
+def test_ranges_mean_the_same_hosts_to_clustershell(names: list[str]) -> None:
+    """What stands folded can be given to ClusterShell, and means exactly these hosts."""
+    assert sorted(NodeSet(fold(names))) == sorted(names)
+
+
+def test_ranges_fold_over_every_number() -> None:
+    """Whole racks are one range of racks."""
+    assert fold(f"r{n // 40:03d}-gpu{n % 40:02d}" for n in range(1000)) == "r[000-024]-gpu[00-39]"
 
 
 def test_shortened_keeps_ranges_whole() -> None:

@@ -132,7 +132,7 @@ def sshd(folder: Path, *lines: str, port: int | None = None, address: str | None
                 f"ListenAddress {address}:{port}",
                 f"HostKey {host_key}",
                 f"AuthorizedKeysFile {folder / 'authorized_keys'}",
-                f"SetEnv HOME={folder} PATH={folder / 'bin'}:/usr/local/bin:/usr/bin:/bin",  # no start-up files of a shell
+                f"SetEnv HOME={folder} PATH={folder / 'bin'}:/usr/local/bin:/usr/bin:/bin",  # no start-up files
                 "PermitRootLogin yes\nStrictModes no\nUsePAM no\nPidFile none\nPrintMotd no\nPasswordAuthentication no",
                 "KbdInteractiveAuthentication no\n",
             ]

@@ -6,6 +6,7 @@ import asyncio
 import shutil
 import tempfile
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -19,35 +20,58 @@ from .ssh_config import Configs, Settings
 from .ssh_options import Credentials
 from .transport import unreachable
 
+MEMORY_S = 60.0
 _LONGEST_FOLDER = 60  # a control socket's path has to fit into 108 bytes, with what ssh adds to it
 
 
 T = TypeVar("T")
 
 
+@dataclass
+class _Opening(Generic[T]):
+    """A login at a jump host, under way or over; `again`: the connection before it was lost."""
+
+    task: asyncio.Task[T]
+    since: float
+    again: bool
+
+
 class _Shared(Generic[T]):
-    """One connection for each jump host, or the login under way, or why there is none; made anew once when lost."""
+    """One connection for each jump host, or the login under way, or why there is none.
+
+    A connection that was lost is made anew at once, but not over and over: what failed, or was lost twice, is told to
+    every host that comes within MEMORY_S, and then tried again, for a gather may take hours.
+    """
 
     def __init__(self, lost: Callable[[T], bool]) -> None:
         self._lost = lost
-        self._opened: dict[Jump, list[asyncio.Task[T]]] = {}
+        self._latest: dict[Jump, _Opening[T]] = {}
+        self._tasks: list[asyncio.Task[T]] = []
 
     async def get(self, jump: Jump, begin: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        tasks = self._opened.setdefault(jump, [])
-        if not tasks or (len(tasks) == 1 and self._was_lost(tasks[0])):
-            tasks.append(asyncio.create_task(begin()))
-        connection = await asyncio.shield(tasks[-1])
+        now = asyncio.get_running_loop().time()
+        latest = self._latest.get(jump)
+        if latest is None or self._is_worth_another(latest, now):
+            again = latest is not None and now - latest.since <= MEMORY_S
+            latest = self._latest[jump] = _Opening(asyncio.create_task(begin()), now, again)
+            self._tasks.append(latest.task)
+        connection = await asyncio.shield(latest.task)
         if self._lost(connection):
             raise unreachable(jump.where, "it dropped its connection, and the next one too")
         return connection
 
-    def _was_lost(self, task: asyncio.Task[T]) -> bool:
-        return task.done() and not task.cancelled() and task.exception() is None and self._lost(task.result())
+    def _is_worth_another(self, latest: _Opening[T], now: float) -> bool:
+        if not latest.task.done():
+            return False
+        remembered = now - latest.since <= MEMORY_S
+        if latest.task.cancelled() or latest.task.exception() is not None:
+            return not remembered
+        return self._lost(latest.task.result()) and not (latest.again and remembered)
 
     async def close(self) -> list[T]:
         """Give up logins under way; the connections, the latest first, are the caller's to close."""
-        tasks = [task for tasks in self._opened.values() for task in tasks]
-        self._opened.clear()
+        tasks, self._tasks = self._tasks, []
+        self._latest.clear()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)

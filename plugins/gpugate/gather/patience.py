@@ -23,7 +23,7 @@ class Progress:
 
     def connected(self) -> None:
         """The node answers; from the first time on the login's own deadline counts, for all attempts together."""
-        if not self.is_connected:
+        if not self.is_connected and not self._limit.expired():
             self.is_connected = True
             self._limit.reschedule(asyncio.get_running_loop().time() + LOGIN_DEADLINE_S)
 

@@ -123,7 +123,8 @@ class Configs:
             answer.cancel()
 
     async def _answer(self, key: object, arguments: tuple[str, ...], destination: str) -> tuple[str, Options]:
-        if key not in self._answers:
+        known = self._answers.get(key)
+        if known is None or _failed(known[1]):
             self._answers[key] = destination, asyncio.create_task(self._ask(arguments, destination))
         asked, answer = self._answers[key]
         return asked, await asyncio.shield(answer)
@@ -171,6 +172,10 @@ class Configs:
             return None
         likes = tuple(bool(pattern.fullmatch(destination)) for pattern in shape.patterns)
         return None if shape.renames and any(likes) else (True, *likes)
+
+
+def _failed(answer: asyncio.Task[Options]) -> bool:
+    return answer.done() and (answer.cancelled() or answer.exception() is not None)
 
 
 @dataclass(frozen=True)

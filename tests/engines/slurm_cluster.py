@@ -21,7 +21,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-DEADLINE_S = 60.0  # a safety only
+DEADLINE_S = 240.0  # a safety only
 NEEDED = {"munged": "munge", "slurmctld": "slurm-wlm", "slurmd": "slurm-wlm", "srun": "slurm-wlm", "sinfo": "slurm-wlm"}
 # cons_tres with cores, so that several jobs share a node; linuxproc and no cgroups, so that any container will do.
 CONFIGURATION = """\

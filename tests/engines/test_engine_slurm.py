@@ -7,7 +7,9 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -172,7 +174,7 @@ def slow(site: Site) -> Iterator[str]:
     """gpu0 burns long enough to be interrupted."""
     variables = site.fleet.inventory.parent / "host_vars"
     variables.mkdir()
-    (variables / "gpu0.yml").write_text(yaml.safe_dump({"gpugate_burn_min_s": 250, "gpugate_burn_max_s": 250}))
+    (variables / "gpu0.yml").write_text(yaml.safe_dump({"gpugate_burn_min_s": 150, "gpugate_burn_max_s": 150}))
     yield "gpu0"
     (variables / "gpu0.yml").unlink()
     variables.rmdir()
@@ -187,32 +189,61 @@ def burns(site: Site) -> list[dict[str, str]]:
     return found
 
 
+@dataclass(frozen=True)
+class Interrupted:
+    """A gather of gpu0 that was interrupted in mid-burn: where, how to go on, with which nonce, and after how many
+    burns."""
+
+    folder: Path
+    command: list[str]
+    env: dict[str, str]
+    nonce: str
+    burns: int
+
+
+def interrupt(site: Site, slurm: Cluster, folder: Path, how: signal.Signals) -> Interrupted:
+    """Start a gather and end it when the node burns."""
+    slurm.idle("gpu0")
+    before = len(burns(site))
+    command = [
+        "gpugate", "gather", "--hosts=gpu0", f"--ansible-inventory={site.fleet.inventory}", "--through=srun",
+        f"--evidence={folder}",
+    ]  # fmt: skip
+    env = site.fleet.env | slurm.environment
+    with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.DEVNULL) as controller:
+        slurm.until(lambda: len(burns(site)) > before and burns(site)[0]["state"] == "burning")
+        controller.send_signal(how)
+        assert controller.wait() == (130 if how != signal.SIGKILL else -signal.SIGKILL)
+    assert not (folder / "gathered.json").exists()
+    asked = json.loads((folder / "journal.jsonl").read_text().splitlines()[1])
+    return Interrupted(folder, command, env, asked["nonce"], before + 1)
+
+
+def gone_on_with(site: Site, slurm: Cluster, was: Interrupted) -> dict[str, Any]:
+    """The document after the same command again, once Slurm has ended the step: an answer to the first request, for
+    which nothing was burnt a second time."""
+    slurm.until(lambda: not slurm.run("squeue", "--noheader").strip())
+    done = site.fleet.run(*was.command, cwd=ROOT, env=was.env)
+    assert done.returncode == 0, done.stderr
+    document: dict[str, Any] = json.loads((was.folder / "gpu0.json").read_text())
+    assert document["nonce"] == was.nonce
+    assert len(burns(site)) == was.burns
+    return document
+
+
+@pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_gather_ends_its_step_and_is_gone_on_with(
-    own_reports: Site, slurm: Cluster, tmp_path: Path, slow: str, how: signal.Signals
+def test_interrupted_gather_ends_its_step(
+    own_reports: Site, slurm: Cluster, tmp_path: Path, how: signal.Signals
 ) -> None:
     """Ctrl-C or a cancelled job in mid-burn ends the step, and with it the burn, as Slurm ends whatever a step started;
-    the same command again asks with the same nonce, hears of the loss, and burns no second time."""
-    slurm.idle(slow)
-    before = len(burns(own_reports))
-    folder = tmp_path / "evidence"
-    command = [
-        "gpugate", "gather", f"--hosts={slow}", f"--ansible-inventory={own_reports.fleet.inventory}",
-        "--through=srun", f"--evidence={folder}",
-    ]  # fmt: skip
-    env = own_reports.fleet.env | slurm.environment
-    with subprocess.Popen(command, cwd=ROOT, env=env, stderr=subprocess.PIPE, text=True) as controller:
-        slurm.until(lambda: len(burns(own_reports)) > before and burns(own_reports)[0]["state"] == "burning")
-        controller.send_signal(how)
-        assert controller.stderr is not None
-        assert "interrupted" in controller.stderr.read()
-        assert controller.wait() == 130
-    slurm.until(lambda: not slurm.run("squeue", "--noheader").strip())
-    asked = (folder / "journal.jsonl").read_text().splitlines()[1]
-    assert not (folder / "gathered.json").exists()
-    done = own_reports.fleet.run(*command, cwd=ROOT, env=env)
-    assert done.returncode == 0, done.stderr
-    document = json.loads((folder / f"{slow}.json").read_text())
-    assert document["nonce"] == json.loads(asked)["nonce"]
-    assert len(burns(own_reports)) == before + 1
-    assert document["burn"]["unavailable"].startswith("the burn was lost: its keeper")
+    the same command again hears of that loss."""
+    document = gone_on_with(own_reports, slurm, interrupt(own_reports, slurm, tmp_path / "evidence", how))
+    assert document["burn"]["unavailable"].startswith("the burn was lost: its keeper"), document["burn"]
+
+
+@pytest.mark.usefixtures("slow")
+def test_killed_gather_leaves_nothing_behind(own_reports: Site, slurm: Cluster, tmp_path: Path) -> None:
+    """A controller that is killed in mid-burn leaves a step that ends by itself, and a burn that is over with it."""
+    gone_on_with(own_reports, slurm, interrupt(own_reports, slurm, tmp_path / "evidence", signal.SIGKILL))
+    assert all(burn["state"] != "burning" for burn in burns(own_reports))

@@ -64,12 +64,14 @@ def write(targets: list[Target], profile: Profile, folder: Path) -> Plan:
         raise EvidenceError(f"{folder} is not empty: a plan gets a folder of its own")
     requests.mkdir(parents=True)
     hosts: dict[str, PlannedHost] = {}
+    nodes: set[str] = set()
     for target in targets:
         node, nonce = target.node_name or target.name, secrets.token_hex(16)
-        if not _NODE_NAME.fullmatch(node) or node in {known.node for known in hosts.values()}:
+        if not _NODE_NAME.fullmatch(node) or node in nodes:
             raise EvidenceError(
                 f"{target.name}: {node!r} cannot name a node here: letters, digits, . _ -, and only once"
             )
+        nodes.add(node)
         request = target.policy.request(nonce, profile)
         text = json.dumps(asdict(request), sort_keys=True, separators=(",", ":"))
         (requests / f"{node}.json").write_text(text + "\n")

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def run(fleet: NamespaceFleet) -> Run:
     with ThreadPoolExecutor(1) as beside:
         running = beside.submit(judge, fleet)
         for name in (UNPLUGGED, DROPPED, RESTARTED):
-            fleet[name].wait_until(lambda host=fleet[name]: _burns(host), "it burns")
+            fleet[name].wait_until(partial(_burns, fleet[name]), "it burns")
         fleet[UNPLUGGED].unplug()
         fleet[DROPPED].refuse()  # ends the sessions too
         fleet[DROPPED].accept()

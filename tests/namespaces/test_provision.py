@@ -84,12 +84,8 @@ def test_provisioned_hosts_are_green_and_stay_as_they_are(provisioned: Namespace
     """After provision.yml every check is green, with the daemon that keeps the mode; a second run changes nothing."""
     assert [settings(host) for host in provisioned] == [([True], [650.0])] * len(provisioned)
     for host in provisioned:
-        assert (
-            "--no-persistence-mode" not in daemon(host)
-        )
-        assert (
-            host.run(["systemctl", "is-enabled", "gpugate-settings", DAEMON]).stdout == "enabled\n" * 2
-        )
+        assert "--no-persistence-mode" not in daemon(host)
+        assert host.run(["systemctl", "is-enabled", "gpugate-settings", DAEMON]).stdout == "enabled\n" * 2
     run = judge(provisioned, "--profile=nightly")
     assert run.green() == set(provisioned.hosts), run.said
     assert "settings.survive_reboot" in run.cells["gpu001"]

@@ -125,7 +125,7 @@ def namespace_fleet(
 
     :param systemd: their init is systemd; else tini, and sshd is all that runs
     :param time_scale: device seconds per second of the simulated cards
-    :param provisioned: they have the probe and their settings, as provision.yml would leave them
+    :param provisioned: they have the probe and the settings that provision.yml makes, but no unit of its
     :param policy: variables of the group gpu_fleet over the ones above
     :param drivers: keeps built driver libraries, by default beside `folder`
     :raises FleetError: this is not root, packages are missing, or a host does not come up

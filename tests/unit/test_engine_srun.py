@@ -51,6 +51,7 @@ def test_one_srun_asks_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert found.evidence is not None
         assert (found.evidence.host.hostname, found.evidence.nonce) == (host, log.hosts[host].nonce)
         assert f"{host}: burning" in heard
+    assert "srun: srun: job 7 queued and waiting for resources" in heard
 
 
 def test_gather_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,12 +106,12 @@ def test_task_that_never_starts_is_waited_for_so_long(tmp_path: Path, monkeypatc
 
 def test_node_that_never_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A node that hangs ends at the deadline of the step; what the others have said counts."""
-    monkeypatch.setattr(srun, "ANSWER_MARGIN_S", 1.0)
+    monkeypatch.setattr(srun, "ANSWER_MARGIN_S", 2.0)
     engine_srun.install(tmp_path, monkeypatch, "hang")
     targets = engine_srun.provisioned(tmp_path)
-    log, _ = gather([replace(host, policy=policy(probe_deadline_s=4)) for host in targets], tmp_path)
+    log, _ = gather([replace(host, policy=policy(probe_deadline_s=10)) for host in targets], tmp_path)
     assert why(log, "gpu0") == why(log, "gpu2") == ""
-    assert "gpu1 was asked and gave no answer through srun: it was ended 5 s after it was asked" in why(log, "gpu1")
+    assert "gpu1 was asked and gave no answer through srun: it was ended 12 s after it was asked" in why(log, "gpu1")
     assert log.hosts["gpu1"].missing
 
 
@@ -163,6 +164,16 @@ def test_node_on_which_slurm_starts_nothing_is_told_at_once(
     assert sruns.read_text() == "gpu0 gpu2\n"
     assert sentence in why(log, "gpu1")
     assert log.hosts["gpu1"].missing
+
+
+def test_two_hosts_are_never_one_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two names of the inventory for one node of Slurm: only the first is asked, and the other is told."""
+    sruns = engine_srun.install(tmp_path, monkeypatch)
+    targets = engine_srun.provisioned(tmp_path, 2)
+    log, _ = gather([targets[0], replace(targets[1], node_name="gpu0")], tmp_path)
+    assert sruns.read_text() == "gpu0\n"
+    assert why(log, "gpu0") == ""
+    assert "gpu1 and gpu0 are both the node gpu0 in Slurm" in why(log, "gpu1")
 
 
 def test_without_slurm_everybody_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,13 +65,13 @@ async def _gather(options: argparse.Namespace, targets: list[Target], profile: P
 
 
 class _Progress:
-    """Lines on standard error: how each host ended, and from time to time what one of the others is at."""
+    """Lines on standard error: how each host ended, what srun says, and now and then what one of the others is at."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done, self._spoke = total, 0, time.monotonic()
 
     def __call__(self, host: str, text: str, done: bool) -> None:
         self._done += done
-        if done or time.monotonic() - self._spoke >= QUIET_S:
+        if done or host == "srun" or time.monotonic() - self._spoke >= QUIET_S:
             self._spoke = time.monotonic()
             print(f"[{self._done}/{self._total}] {host}: {text}", file=sys.stderr, flush=True)

@@ -66,7 +66,7 @@ async def gather(
 
 @dataclass(frozen=True)
 class _Gathering:
-    """What all hosts of one gather share. `refused`: why Slurm cannot be asked at all."""
+    """What all hosts of one gather share. `refused`: why Slurm cannot be asked at all. `taken`: whose each node is."""
 
     profile: Profile
     progress: Progress
@@ -75,6 +75,7 @@ class _Gathering:
     steps: _Steps
     nodes: dict[str, slurm.SlurmNode]
     refused: str
+    taken: dict[str, str] = field(default_factory=dict)
 
     async def host(self, target: Target) -> Receipt:
         """The receipt of one host, whose document then lies in the folder."""
@@ -117,6 +118,10 @@ class _Gathering:
         name = slurm.name_of(target, self.nodes)
         if refusal := self.nodes[name].refusal:
             raise NotGathered(f"{target.name} {refusal}")
+        if (other := self.taken.setdefault(name, target.name)) != target.name:
+            raise NotGathered(
+                f"{target.name} and {other} are both the node {name} in Slurm: an answer would be of either"
+            )
         return name
 
 

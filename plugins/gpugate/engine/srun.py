@@ -92,7 +92,7 @@ async def ask(
     questions: Sequence[Question], args: Sequence[str], queue_s: float, hear: Callable[[str, str], None]
 ) -> Step:
     """Ask all nodes by one srun. Raises NotGathered where srun cannot be started, EvidenceError where its output
-    cannot be told apart by node; `hear(host, words)` hears the nodes' messages."""
+    cannot be told apart by node; `hear(host, words)` hears the nodes' messages, and srun's."""
     patience_s = max(question.request.patience_s for question in questions) + ANSWER_MARGIN_S
     step = Step([Lines() for _ in questions])
     with tempfile.TemporaryDirectory(prefix="gpugate-srun-") as folder:
@@ -221,6 +221,7 @@ async def _listen(
         labelled = _LABELLED.fullmatch(line)
         if labelled is None:
             step.words.append(printable(line)[:500])
+            hear("srun", step.words[-1])
         elif (task := int(labelled[1])) < len(questions):
             hear(questions[task].asked.host, printable(labelled[2])[:200])
 

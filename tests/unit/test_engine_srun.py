@@ -96,11 +96,11 @@ def test_node_that_cannot_be_launched_does_not_take_the_others_along(
 
 def test_task_that_never_starts_is_waited_for_so_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A task that is not there in time is given up, and the others are asked without it."""
-    monkeypatch.setattr(srun, "LAUNCH_S", 3.0)
+    monkeypatch.setattr(srun, "LAUNCH_S", 8.0)
     sruns = engine_srun.install(tmp_path, monkeypatch, "absent")
     log, _ = gather(engine_srun.provisioned(tmp_path), tmp_path)
     assert sruns.read_text().splitlines() == ["gpu0 gpu1 gpu2", "gpu0 gpu2"]
-    assert "gpu1 was not reached by srun: its task was not there 3 s after the first" in why(log, "gpu1")
+    assert "gpu1 was not reached by srun: its task was not there 8 s after the first" in why(log, "gpu1")
     assert why(log, "gpu0") == why(log, "gpu2") == ""
 
 

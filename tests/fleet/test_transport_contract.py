@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fleets import DEADLINE_S, until
+from fleets import DEADLINE_S, alive, until
 from gpugate.errors import NotGathered
 from gpugate.gather import patience
 from gpugate.gather.hops import Hops
@@ -402,3 +405,30 @@ def test_input_reaches_nobody_but_the_command(shared: Sshd, tmp_path: Path, ssh:
     use(target(shared, ssh=ssh, password="s3cret-login"), work)  # noqa: S106 - no secret
     assert len(seen) >= (ssh == "openssh")
     assert "s3cret" not in "".join(seen)
+
+
+KILLED = """
+import asyncio, pickle, sys
+from gpugate.gather.hops import Hops
+from gpugate.gather.open import open_transport
+
+async def main():
+    way = pickle.loads(bytes.fromhex(sys.argv[1]))
+    transport = await open_transport(way, Hops())
+    await transport.run("echo begun >&2; sleep 600", b"", 600, on_line=lambda line: print(line, flush=True))
+
+asyncio.run(main())
+"""
+
+
+@BOTH
+def test_killed_controller_leaves_no_connection(node: Sshd, ssh: str) -> None:
+    """The connections of a controller that is killed end with it."""
+    given = pickle.dumps(target(node, ssh=ssh)).hex()
+    with subprocess.Popen([sys.executable, "-c", KILLED, given], stdout=subprocess.PIPE) as controller:
+        assert controller.stdout is not None
+        assert controller.stdout.readline() == b"begun\n"
+        started = clients()
+        controller.kill()
+    until(lambda: not any(alive(pid) for pid in started))
+    until(lambda: node.connections() == [])

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..errors import NotGathered
 from .jump import without_jump
 from .patience import Progress, patience, pauses
-from .process import end_group
+from .process import dies_with_us, end_group
 from .ssh_config import Settings, home
 from .ssh_options import KEEPALIVE_S, KEEPALIVE_TIMES
 from .streams import printable
@@ -106,7 +106,13 @@ async def open_master(
             log = socket.with_suffix(".log")
             argv = _argv(settings, socket, log, connect_s, password, through)
             process = await asyncio.create_subprocess_exec(
-                *argv, stdin=null, stdout=null, stderr=null, start_new_session=True, env=_environment(folder, password)
+                *dies_with_us(),
+                *argv,
+                stdin=null,
+                stdout=null,
+                stderr=null,
+                start_new_session=True,
+                env=_environment(folder, password),
             )
             try:
                 if await _is_up(process, socket, log, progress):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 
 from ..errors import NotGathered
 from .streams import MAX_STDERR_BYTES, MAX_STDOUT_BYTES, read_bounded, read_lines
@@ -30,6 +32,17 @@ async def answer_of(
             return await _talk(process, stdin, where, on_line)
     finally:
         await end_group(process)
+
+
+@cache
+def dies_with_us() -> list[str]:
+    """What to put in front of a command that would outlive a controller that is killed; empty where Linux lacks it."""
+    command = ["setpriv", "--pdeathsig", "TERM"]
+    try:
+        works = subprocess.run([*command, "true"], check=False, capture_output=True, timeout=10).returncode == 0
+    except (OSError, subprocess.TimeoutExpired):
+        works = False
+    return command if works else []
 
 
 async def end_group(process: asyncio.subprocess.Process) -> None:

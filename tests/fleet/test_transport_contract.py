@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -425,10 +426,12 @@ asyncio.run(main())
 def test_killed_controller_leaves_no_connection(node: Sshd, ssh: str) -> None:
     """The connections of a controller that is killed end with it."""
     given = pickle.dumps(target(node, ssh=ssh)).hex()
-    with subprocess.Popen([sys.executable, "-c", KILLED, given], stdout=subprocess.PIPE) as controller:
-        assert controller.stdout is not None
-        assert controller.stdout.readline() == b"begun\n"
-        started = clients()
-        controller.kill()
-    until(lambda: not any(alive(pid) for pid in started))
-    until(lambda: node.connections() == [])
+    command = [sys.executable, "-c", KILLED, given]
+    with tempfile.TemporaryDirectory() as folder:  # for what a killed process cannot take away
+        with subprocess.Popen(command, env=os.environ | {"TMPDIR": folder}, stdout=subprocess.PIPE) as controller:
+            assert controller.stdout is not None
+            assert controller.stdout.readline() == b"begun\n"
+            started = clients()
+            controller.kill()
+        until(lambda: not any(alive(pid) for pid in started))
+        until(lambda: node.connections() == [])

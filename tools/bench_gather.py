@@ -66,11 +66,12 @@ class Fleet(Protocol):
 
 @dataclass(frozen=True)
 class Row:
-    """A line of a table: wall seconds, how many hosts answered, and what else is to be said."""
+    """A line of a table: wall seconds, how many of how many hosts answered, and what else is to be said."""
 
     name: str
     seconds: float
     answered: int
+    asked: int
     note: str = ""
 
 
@@ -107,7 +108,7 @@ def namespaces(folder: Path, count: int, options: argparse.Namespace) -> None:
         target = resolve("gpu_fleet", str(fleet.inventory))[0]
         times = ours_and_floor(folder, fleet, target, options.rounds)
         ours, bare = times[GATHER.format(FACTS)], times[BARE]
-        rows = [Row(name, seconds, count) for name, seconds in times.items()]
+        rows = [Row(name, seconds, count, count) for name, seconds in times.items()]
         rows += [whole(folder, fleet, profile) for profile in PROFILES]
         rows += others(folder, fleet, "true", "`true`")
         rows += others(folder, fleet, probe_command(target, FACTS), f"the probe, {FACTS},")
@@ -116,7 +117,7 @@ def namespaces(folder: Path, count: int, options: argparse.Namespace) -> None:
     print("| | wall | times ours | hosts that answered |\n|---|---|---|---|")
     for row in rows + naive:
         note = f" ({row.note})" if row.note else ""
-        print(f"| {row.name}{note} | {row.seconds:.1f} s | {row.seconds / ours:.2f} | {row.answered} of {count} |")
+        print(f"| {row.name}{note} | {row.seconds:.1f} s | {row.seconds / ours:.2f} | {row.answered} of {row.asked} |")
     print()
     for profile in PROFILES:
         ratio = times[GATHER.format(profile)] / (bare + times[PROBE.format(profile)])
@@ -178,7 +179,7 @@ def whole(folder: Path, fleet: Fleet, profile: Profile) -> Row:
     manifest = json.loads((reports / "latest" / "run.json").read_text())
     green = sum(host["green"] for host in manifest["hosts"].values())
     _say(f"{profile}, whole: {seconds:.1f} s, {green} hosts green")
-    return Row(WHOLE.format(profile), seconds, green, "answered: green")
+    return Row(WHOLE.format(profile), seconds, green, len(fleet.hosts), "answered: green")
 
 
 def others(folder: Path, fleet: Fleet, command: str, what: str) -> list[Row]:
@@ -187,7 +188,7 @@ def others(folder: Path, fleet: Fleet, command: str, what: str) -> list[Row]:
     rows = []
     for engine in engines(place, list(fleet.hosts), fleet.ssh_config, fleet.inventory, command):
         seconds, output = _run(fleet, engine.command, engine.environment)
-        rows.append(Row(f"{what} by {engine.name}", seconds, engine.answers(output)))
+        rows.append(Row(f"{what} by {engine.name}", seconds, engine.answers(output), len(fleet.hosts)))
         _say(f"{rows[-1].name}: {seconds:.1f} s, {rows[-1].answered} hosts")
     return rows
 
@@ -205,7 +206,7 @@ def naively(folder: Path, fleet: Fleet, every_host: bool, *, control_path: bool)
     scale = len(names) / len(asked)
     note = f"{seconds:.1f} s on {len(asked)} hosts, scaled up" if scale != 1 else ""
     _say(f"{engine.name}: {seconds:.1f} s on {len(asked)} hosts")
-    return Row(engine.name, seconds * scale, int(answered * scale), note)
+    return Row(engine.name, seconds * scale, answered, len(asked), note)
 
 
 def growth(sizes: list[int], rounds: int) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from gpugate.errors import PolicyError
 from gpugate.policy import CATALOGUE, policy_from_variables
-from gpugate.policy.resolve import FIELDS
+from gpugate.policy.resolve import FIELDS, _policy
 from healthy import VARIABLES, policy
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -67,6 +67,20 @@ def test_new_site_starts_at_observe() -> None:
     variables = {k: v for k, v in VARIABLES.items() if k != "gpugate_level"}
     bare = policy_from_variables("gpu0", variables)
     assert {bare.level_of(check) for check in bare.expected("admission")} == {"observe"}
+
+
+def test_policy_of_equal_variables_is_made_once() -> None:
+    """Hosts with the same variables share a policy, which is the one that would be made anew; others do not."""
+    first, second = (policy_from_variables(host, dict(VARIABLES)) for host in ("gpu0", "gpu1"))
+    _policy.cache_clear()
+    anew, other = policy_from_variables("gpu0", VARIABLES), policy(headroom_c=7)
+    assert first is second
+    assert anew is not first
+    assert (anew, anew.digest, anew.settings_digest) == (first, first.digest, first.settings_digest)
+    assert (other, other.digest) != (first, first.digest)
+    for host in ("gpu0", "gpu1"):
+        with pytest.raises(PolicyError, match=f"^{host}: gpugate_headroom_c: -5"):
+            policy_from_variables(host, VARIABLES | {"gpugate_headroom_c": -5})
 
 
 def test_expected_matrix_is_policys() -> None:

@@ -135,7 +135,8 @@ class _Session:
         if not self.config.option.collectonly and not self.distributes and session.items and not broken:
             cells = [cell for item in session.items if (cell := ordinary.cell_of(item))]
             self._provide_evidence(list(dict.fromkeys(host for host, _ in cells)))
-        return (yield)
+        with running.prepared(session):
+            return (yield)
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,35 +54,50 @@ class Sentences(TerminalRepr):
 
 @dataclass(frozen=True)
 class Check:
-    """A check as all its cells share it; `call` takes node, policy and expect, and calls `function` with what it asks
-    for."""
+    """A check as all its cells share it.
+
+    `call` takes node, policy and expect, and calls `function` with what it asks for; `place` is the file, as pytest
+    tells it, and the line, counted from 0.
+    """
 
     id: str
     function: Callable[..., None]
     call: Callable[..., None]
-    line: int
+    marks: Sequence[pytest.Mark]
+    place: tuple[str, int]
 
     @staticmethod
-    def of(id: str, function: Callable[..., None]) -> Check:
-        """The check that a function is."""
+    def of(id: str, function: Callable[..., None], module: pytest.Module) -> Check:
+        """The check that a function of a module is."""
         wants, checked = tuple(inspect.signature(function).parameters), returns_nothing(function)
 
         def call(node: Any, policy: Any, expect: Any) -> None:
             given = {"node": node, "policy": policy, "expect": expect}
             checked(**{name: given[name] for name in wants})
 
-        return Check(id, function, call, function.__code__.co_firstlineno - 1)
+        family: pytest.MarkDecorator = getattr(pytest.mark, id.split(".")[0])
+        marks = [*getattr(function, "pytestmark", []), family.mark]
+        path = os.path.relpath(module.path, module.config.rootpath)
+        return Check(id, function, call, marks, (path, function.__code__.co_firstlineno - 1))
 
 
 class Cell(pytest.Item):
-    """One check on one host."""
+    """One check on one host. A fleet has hundreds of thousands, so that each holds little of its own."""
 
     def __init__(self, *, check: Check, host: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.checked, self.host = check, host
         self.judged: Verdict | None = None
+        self.own_markers.extend(check.marks)
+        self.keywords.update((mark.name, mark) for mark in check.marks)
+        self.extra_keyword_matches.update((host, check.id))
 
     __hash__ = object.__hash__  # pytest's own hashes the node id every time
+
+    @property
+    def location(self) -> tuple[str, int, str]:
+        """File, line and name."""
+        return *self.checked.place, self.name
 
     @property
     def check(self) -> str:
@@ -117,13 +133,16 @@ class Cell(pytest.Item):
     def repr_failure(self, excinfo: Any, style: Any = None) -> Any:
         """Sentences for a red verdict, pytest's own view of anything else."""
         if isinstance(excinfo.value, CheckFailed):
-            path, line, _ = self.reportinfo()
-            return Sentences(excinfo.value.verdict, str(path), (line or 0) + 1)
+            return self.sentences(excinfo.value.verdict)
         return super().repr_failure(excinfo, style)
+
+    def sentences(self, verdict: Verdict) -> Sentences | None:
+        """What to show of a red verdict; None of a green one."""
+        return None if verdict.outcome.green else Sentences(verdict, str(self.path), self.checked.place[1] + 1)
 
     def reportinfo(self) -> tuple[Path, int, str]:
         """Where the check stands."""
-        return self.path, self.checked.line, self.name
+        return self.path, self.checked.place[1], self.name
 
 
 def make_items(state: State, collector: pytest.Module, name: str, function: Callable[..., None]) -> list[pytest.Item]:
@@ -173,16 +192,12 @@ def returns_nothing(function: Callable[..., Any]) -> Callable[..., None]:
 def _cells(
     collector: pytest.Module, name: str, function: Callable[..., None], check: str, hosts: list[str]
 ) -> Iterator[Cell]:
-    family: pytest.MarkDecorator = getattr(pytest.mark, check.split(".")[0])
-    marks, shared = [*getattr(function, "pytestmark", []), family.mark], Check.of(check, function)
+    shared = Check.of(check, function, collector)
     for host in hosts:
         full = f"{name}[{host}]"
         # Said outright, so that pytest sees the brackets as a parameter: --lf compares ids in parts since 9.2.
         nodeid = f"{collector.nodeid}::{full}"
         cell: Cell = Cell.from_parent(collector, name=full, nodeid=nodeid, check=shared, host=host)
-        cell.own_markers.extend(marks)
-        cell.keywords.update((mark.name, mark) for mark in marks)
-        cell.extra_keyword_matches.update((host, check))
         yield cell
 
 

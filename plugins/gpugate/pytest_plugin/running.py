@@ -6,20 +6,23 @@ Registered only in sessions that judge hosts.
 from __future__ import annotations
 
 import gc
+import itertools
 import time
-from collections.abc import Generator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from ..report.aside import Cases
-from .cells import UNJUDGED, Cell, Sentences
+from ..verdict import Verdict
+from .cells import UNJUDGED, Cell
 from .live import reports_folder
 from .state import STATE, send
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtestloop(session: pytest.Session) -> Generator[None, Any, Any]:
+@contextmanager
+def prepared(session: pytest.Session) -> Iterator[None]:
     """Know the selected cells of every host, and look for no garbage: verdicts are many, live to the end and hold no
     cycles, so that looking for some again and again costs a quarter, and once more at the end."""
     state = session.config.stash[STATE]
@@ -33,17 +36,38 @@ def pytest_runtestloop(session: pytest.Session) -> Generator[None, Any, Any]:
     gc.freeze()
     gc.set_threshold(100 * usual[0], *usual[1:])
     try:
-        return (yield)
+        yield
     finally:
         gc.set_threshold(*usual)
         gc.freeze()
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """pytest's own loop, but for cells that are judged already: they only report, and no hook goes around that.
+
+    The first cell of a host, with which all are judged, has the hooks: warnings and time limits are theirs. Where
+    somebody else's plugin has one, and where xdist or nobody runs the tests, the loop stays as it was.
+    """
+    config = session.config
+    if session.testsfailed or config.option.collectonly or _looks_inside(config) or _others(config):
+        return None
+    for item, following in itertools.zip_longest(session.items, session.items[1:]):
+        if isinstance(item, Cell) and item.judged is not None:
+            run_cell(item)
+        else:
+            config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        if session.shouldfail:
+            raise session.Failed(session.shouldfail)
+        if session.shouldstop:
+            raise session.Interrupted(session.shouldstop)
+    return True
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     """Cells run without setup and teardown, unless somebody wants to look inside."""
-    option = item.config.option
-    if not isinstance(item, Cell) or option.usepdb or option.setupshow or option.setuponly or option.trace:
+    if not isinstance(item, Cell) or _looks_inside(item.config):
         return None
     run_cell(item)
     return True
@@ -51,17 +75,55 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
 
 def run_cell(item: Cell) -> None:
     """The whole protocol of a cell: start, one report, finish."""
-    hook, location = item.ihook, item.location
-    hook.pytest_runtest_logstart(nodeid=item.nodeid, location=location)
-    began = time.time()
+    hook, nodeid, location = item.ihook, item.nodeid, item.location
+    hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
     verdict = item.verdict()
-    green = verdict.outcome.green
-    report = pytest.TestReport(
-        nodeid=getattr(item, "id", item.nodeid), location=location, keywords={item.name: 1},
-        outcome="passed" if green else "failed",
-        longrepr=None if green else Sentences(verdict, str(item.path), item.checked.line + 1),
-        when="call", duration=verdict.seconds, start=began, stop=began + verdict.seconds,
-    )  # fmt: skip
-    send(item.config, report, verdict)
+    report: pytest.TestReport = CellReport(item, verdict)
+    if hasattr(item.config, "workerinput"):
+        report = report.plain()
+        send(item.config, report, verdict)
     hook.pytest_runtest_logreport(report=report)
-    hook.pytest_runtest_logfinish(nodeid=item.nodeid, location=location)
+    hook.pytest_runtest_logfinish(nodeid=nodeid, location=location)
+
+
+class CellReport(pytest.TestReport):
+    """A report that asks its cell: pytest keeps every report to the end, and those of a fleet are many."""
+
+    when = "call"
+    sections: Any = ()
+    user_properties: Any = ()
+
+    def __init__(self, cell: Cell, verdict: Verdict) -> None:
+        self._cell, self._verdict, self.stop = cell, verdict, time.time()
+
+    def plain(self) -> pytest.TestReport:
+        """The same as a report of pytest's own, which can be sent."""
+        return pytest.TestReport(
+            self.nodeid, self.location, self.keywords, self.outcome, self.longrepr, "call",
+            duration=self.duration, start=self.start, stop=self.stop,
+        )  # fmt: skip
+
+    def _to_json(self) -> dict[str, Any]:
+        return self.plain()._to_json()
+
+    # What pytest has as attributes.
+    nodeid = property(lambda self: self._cell.nodeid)
+    _id = property(lambda self: self._cell.id)
+    location = property(lambda self: self._cell.location)
+    keywords = property(lambda self: {self._cell.name: 1})
+    outcome = property(lambda self: "passed" if self._verdict.outcome.green else "failed")
+    longrepr = property(lambda self: self._cell.sentences(self._verdict))
+    duration = property(lambda self: self._verdict.seconds)
+    start = property(lambda self: self.stop - self.duration)
+
+
+def _looks_inside(config: pytest.Config) -> bool:
+    option = config.option
+    return bool(option.usepdb or option.setupshow or option.setuponly or option.trace)
+
+
+def _others(config: pytest.Config) -> bool:
+    """Whether tests are run by others than pytest and us, or have hooks of others around them."""
+    hooks = [*config.hook.pytest_runtestloop.get_hookimpls(), *config.hook.pytest_runtest_protocol.get_hookimpls()]
+    modules = {getattr(hook.function, "__module__", "") for hook in hooks}
+    return any(module.split(".")[0] not in ("_pytest", __package__.split(".")[0]) for module in modules)

@@ -26,7 +26,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Four provisioned nodes of two GPUs, of which gpu1 has a fouled heat sink. A slurmd gives its tasks no library
     path, as a simulated node's login does: the inventory says where the driver is."""
     folder = tmp_path_factory.mktemp("site")
-    with simulated_fleet(folder, nodes=[{"gpus": 2}] * NODES, time_scale=12) as fleet:
+    with simulated_fleet(folder, nodes=[{"gpus": 2}] * NODES, time_scale=6) as fleet:
         variables = fleet.inventory.parent / "group_vars"
         variables.mkdir()
         policy = POLICY | {"gpugate_driver_root": "{{ gpugate_node_root }}"}

@@ -174,7 +174,7 @@ def slow(site: Site) -> Iterator[str]:
     """gpu0 burns long enough to be interrupted."""
     variables = site.fleet.inventory.parent / "host_vars"
     variables.mkdir()
-    (variables / "gpu0.yml").write_text(yaml.safe_dump({"gpugate_burn_min_s": 150, "gpugate_burn_max_s": 150}))
+    (variables / "gpu0.yml").write_text(yaml.safe_dump({"gpugate_burn_min_s": 80, "gpugate_burn_max_s": 80}))
     yield "gpu0"
     (variables / "gpu0.yml").unlink()
     variables.rmdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -100,7 +101,7 @@ def test_a_refused_connection_is_told_from_an_unplugged_host(fleet: NamespaceFle
 def test_a_plugged_in_host_answers_again(fleet: NamespaceFleet, host: Host) -> None:
     """Nothing of a host is lost by pulling its plug for a while."""
     host.unplug()
-    assert fleet.ssh(host.name, "true").returncode == 255
+    assert fleet.run(["ssh", "-F", fleet.ssh_config, "-o", "ConnectTimeout=2", host.name, "true"]).returncode == 255
     host.plug()
     assert fleet.ssh(host.name, "hostname").stdout == f"{host.name}\n"
 
@@ -112,6 +113,13 @@ def test_a_frozen_host_goes_on_where_it_was(fleet: NamespaceFleet, host: Host) -
     host.thaw()
     assert waited.returncode == 124
     assert fleet.ssh(host.name, "hostname").stdout == f"{host.name}\n"
+
+
+def test_a_slow_host_takes_its_time(fleet: NamespaceFleet) -> None:
+    """Each packet takes a tenth of a second either way: connecting and hearing the banner, four of them."""
+    started = time.monotonic()
+    assert fleet.run(["ssh-keyscan", "-t", "ed25519", fleet["gpu003"].address]).returncode == 0
+    assert time.monotonic() - started > 0.4
 
 
 def test_a_power_cut_ends_everything_and_keeps_the_disk(fleet: NamespaceFleet, host: Host) -> None:

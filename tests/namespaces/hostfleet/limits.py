@@ -69,7 +69,7 @@ def many_inotify_instances() -> Iterator[None]:
 @contextmanager
 def _noted() -> Iterator[list[str]]:
     """The note, without keepers that were killed, for this process alone; what is in it afterwards is kept."""
-    with (_INOTIFY_NOTE.parent / f"{_INOTIFY_NOTE.name}.lock").open("w") as lock:
+    with _INOTIFY.open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         before, *keepers = _INOTIFY_NOTE.read_text().split() if _INOTIFY_NOTE.exists() else [""]
         note = [before, *(pid for pid in keepers if Path("/proc", pid).exists())] if before else []

@@ -17,7 +17,7 @@ from .access import new_key
 from .describe import HostSpec, Machine
 from .needs import FleetError
 
-DEADLINE_S = 60  # a safety only
+DEADLINE_S = 300  # a safety only
 _LISTENING = ("0016", "0A")  # port 22 and the state LISTEN, as /proc/net/tcp has them
 _FREEZE = """#!/bin/sh
 # Stops every process of this host but the first and this one.

@@ -1,8 +1,9 @@
 """How long judging takes: cheap cells beside plain parametrised pytest, in one run, as ratios.
 
-Writes evidence of N hosts (healthy eight-GPU nodes), then judges it twice with every shipped check: once as
-`pytest --hosts=... --evidence=...`, and once as ordinary `@pytest.mark.parametrize` functions that call the very same
-checks, with pytest's own --junitxml. Prints wall time and peak memory of each, and the ratio.
+Writes evidence of N hosts (healthy eight-GPU nodes), then judges it with every shipped check: as
+`pytest --hosts=... --evidence=...`, and as ordinary `@pytest.mark.parametrize` functions that call the same checks,
+with pytest's own --junitxml: once as short as they can be, and once leaving the findings in it as our report does.
+Prints wall time, processor time and peak memory of each, and the ratios.
 """
 
 from __future__ import annotations
@@ -56,12 +57,17 @@ def make(check, function):
     @pytest.mark.parametrize("host", HOSTS)
     def test(host):
         verdict = judge(check, function, gathered(host), OWNER, TODAY)
+        {tell}
         assert verdict.outcome.green, verdict.detail
     return test
 
 for check, function in functions():
     globals()["test_" + check.replace(".", "_")] = make(check, function)
 """
+PLAINLY = {
+    "plain parametrised pytest, outcomes only": "",
+    "the same with every finding in its JUnit": "print(verdict.detail)",
+}
 ABSENT = {"evidence.fresh": "absent", "host.clock": "absent"}  # they compare with a gather that never was
 
 
@@ -97,33 +103,33 @@ def compare(folder: Path, hosts: list[str], runs: int, alone: bool) -> None:
     size = write_evidence(evidence, hosts)
     group = {"hosts": {host: {} for host in hosts}, "vars": VARIABLES | {"gpugate_checks": ABSENT}}
     (folder / "hosts.yml").write_text(yaml.safe_dump({"gpu_fleet": group}))
-    (folder / "plain").mkdir()
-    (folder / "plain" / "test_plain.py").write_text(
-        PLAIN.format(evidence=str(evidence), checks=str(ROOT / "checks"), hosts=hosts, absent=ABSENT)
-    )
-    cells, plain = [], []
+    cells = ["pytest", "-q", "--hosts=gpu_fleet", f"--ansible-inventory={folder / 'hosts.yml'}",
+             f"--evidence={evidence}", f"--reports={folder / 'reports'}", "-p", "no:cacheprovider"]  # fmt: skip
+    measured: dict[str, list[Cost]] = {}
     for _ in range(runs):
-        cells.append(
-            cost(
-                ["pytest", "-q", "--hosts=gpu_fleet", f"--ansible-inventory={folder / 'hosts.yml'}",
-                 f"--evidence={evidence}", f"--reports={folder / 'reports'}", "-p", "no:cacheprovider"], ROOT,
-            )
-        )  # fmt: skip
+        measured.setdefault("gpugate's cells, report written", []).append(cost(cells, ROOT))
         shutil.rmtree(folder / "reports")
-        if not alone:
-            plain.append(
-                cost(
-                    ["pytest", "-q", "-p", "no:gpugate", "-p", "no:cacheprovider", f"--rootdir={folder / 'plain'}",
-                     f"--junitxml={folder / 'plain.xml'}", str(folder / "plain")], folder / "plain",
-                )
-            )  # fmt: skip
+        for what, tell in {} if alone else PLAINLY.items():
+            measured.setdefault(what, []).append(cost(plain(folder, hosts, tell), folder))
     print(f"{len(hosts)} hosts, evidence of {size / 1000:.0f} kB each; the best of {runs}")
-    print(f"gpugate's cells, report written: {best(cells)}")
-    if plain:
-        ours, theirs = best(cells), best(plain)
-        print(f"plain parametrised pytest:       {theirs}")
-        wall, cpu = theirs.seconds / ours.seconds, theirs.cpu_seconds / ours.cpu_seconds
-        print(f"plain takes {wall:.1f} times as long, and {cpu:.1f} times the processor time")
+    ours = best(measured["gpugate's cells, report written"])
+    for what, costs in measured.items():
+        least = best(costs)
+        wall, cpu = least.seconds / ours.seconds, least.cpu_seconds / ours.cpu_seconds
+        print(f"{what:46} {least}  {wall:4.1f} times as long, {cpu:4.1f} times the processor time")
+
+
+def plain(folder: Path, hosts: list[str], tell: str) -> list[str]:
+    """The command that judges by parametrised tests; writes their file."""
+    folder = folder / "plain"
+    folder.mkdir(exist_ok=True)
+    (folder / "test_plain.py").write_text(
+        PLAIN.format(
+            evidence=str(folder.parent / "evidence"), checks=str(ROOT / "checks"), hosts=hosts, absent=ABSENT, tell=tell
+        )
+    )
+    return ["pytest", "-q", "-p", "no:gpugate", "-p", "no:cacheprovider", f"--rootdir={folder}",
+            "-o", "junit_logging=system-out", f"--junitxml={folder / 'plain.xml'}", str(folder)]  # fmt: skip
 
 
 def best(costs: list[Cost]) -> Cost:
@@ -143,7 +149,8 @@ def write_evidence(folder: Path, hosts: list[str]) -> int:
 
 def cost(command: list[str], cwd: Path) -> Cost:
     """Run to the end; both have to be green, or the comparison is of nothing."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests" / "unit")}
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "plugins"), str(ROOT / "tests" / "unit")])
     began = time.monotonic()
     program = str(Path(sys.executable).parent / command[0])
     process = subprocess.Popen([program, *command[1:]], cwd=cwd, env=environment, stdout=subprocess.PIPE, text=True)

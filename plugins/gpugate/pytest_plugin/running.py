@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,16 +22,9 @@ from .state import STATE, send
 
 
 @contextmanager
-def prepared(session: pytest.Session) -> Iterator[None]:
-    """Know the selected cells of every host, and look for no garbage: verdicts are many, live to the end and hold no
-    cycles, so that looking for some again and again costs a quarter, and once more at the end."""
-    state = session.config.stash[STATE]
-    if not state.worker:
-        state.cases = Cases(reports_folder(session.config))
-        unjudged = session.config.stash.setdefault(UNJUDGED, {})
-        for item in session.items:
-            if isinstance(item, Cell):
-                unjudged.setdefault(item.host, []).append(item)
+def without_search_for_garbage() -> Iterator[None]:
+    """For what makes many things that live to the end and hold no cycles, as hosts, cells and verdicts: to look for
+    some among them again and again costs a quarter, and once more at the end."""
     usual = gc.get_threshold()
     gc.freeze()
     gc.set_threshold(100 * usual[0], *usual[1:])
@@ -40,6 +33,27 @@ def prepared(session: pytest.Session) -> Iterator[None]:
     finally:
         gc.set_threshold(*usual)
         gc.freeze()
+
+
+@contextmanager
+def prepared(session: pytest.Session) -> Iterator[None]:
+    """Know the selected cells of every host."""
+    state = session.config.stash[STATE]
+    if not state.worker:
+        state.cases = Cases(reports_folder(session.config))
+        unjudged = session.config.stash.setdefault(UNJUDGED, {})
+        for item in session.items:
+            if isinstance(item, Cell):
+                unjudged.setdefault(item.host, []).append(item)
+    with without_search_for_garbage():
+        yield
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Resolve the inventory and collect."""
+    with without_search_for_garbage():
+        return (yield)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -72,7 +72,8 @@ def start(tmp_path: Path) -> Start:
     def begin(
         *args: str, to: int, hosts: int = 128, story: str = USUAL, ends: str = "close", **more: str
     ) -> subprocess.Popen[bytes]:
-        usual = {k: v for k, v in os.environ.items() if k not in ("CI", "NO_COLOR", "FORCE_COLOR", "PY_COLORS")}
+        theirs = ("CI", "NO_COLOR", "FORCE_COLOR", "PY_COLORS", "COLUMNS", "LINES")  # whoever runs these tests has them
+        usual = {k: v for k, v in os.environ.items() if k not in theirs}
         usual = {k: v for k, v in usual.items() if not k.startswith("PYTEST_")}
         env = usual | {"TERM": "xterm", "HOSTS": str(hosts), "STORY": story, "STORY_ENDS": ends} | more
         command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *args]

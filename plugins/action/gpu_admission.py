@@ -11,11 +11,13 @@ from ansible.errors import AnsibleActionFail, AnsibleError
 from ansible.plugins.action import ActionBase
 
 try:
-    from gpugate.admission import AdmissionBackend, Audit, Carried, CommandHook, Node, StateFile, carry, present_from
+    from gpugate.admission import Carried, Memory, Node, Site, carry, limits_from, open_backend, present_from
+    from gpugate.admission.site import Run
     from gpugate.errors import GpugateError
     from gpugate.provision import host_policy
     from gpugate.report.reader import Report, read_report
     from gpugate.report.text import fold
+    from gpugate.state.store import Store
 except ImportError as error:
     raise AnsibleActionFail(
         f"gpugate is not installed for the Python that runs Ansible ({error}): run `pip install .` in the project's "
@@ -26,9 +28,12 @@ ARGUMENTS = {
     "report": {"type": "path", "required": True},
     "backend": {"type": "str", "choices": ["state_file", "command"], "default": "state_file"},
     "state": {"type": "path", "required": True},
+    "store": {"type": "path"},
     "command": {"type": "list", "elements": "str"},
     "timeout_s": {"type": "float", "default": 30.0},
     "identities": {"type": "str", "default": "node_identity"},
+    "breaker": {"type": "dict", "default": {}},
+    "approved_removals": {"type": "str", "default": ""},
     "fail_on_refusal": {"type": "bool", "default": False},
 }
 
@@ -49,13 +54,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         try:
             report = read_report(Path(options["report"]))
             nodes = [_node(host, variables["hostvars"], options) for host in variables["ansible_play_hosts_all"]]
-            by = getpass.getuser()
-            backend, audit = _backend(options, report, by)
-            now = datetime.now().astimezone()
-            carried = carry(report, nodes, backend, audit, now, check=self._task.check_mode)
+            look_only = self._task.check_mode
+            memory = _memory(options, look_only)
+            run = Run(getpass.getuser(), report, Path(options["report"]))
+            backend, audit = open_backend(_site(options), run, memory)
+            carried = carry(
+                report, nodes, backend, audit, memory, datetime.now().astimezone(), check=look_only,
+                limits=limits_from(options["breaker"]), approved=options["approved_removals"],
+            )  # fmt: skip
         except GpugateError as error:
             raise AnsibleActionFail(str(error)) from None
-        for line in [*carried.lines, f"report: {options['report']} (run {report.run_id})"]:
+        for line in [*carried.lines, *carried.alerts, f"report: {options['report']} (run {report.run_id})"]:
             self._display.display(line)
         return _result(carried, report, options)
 
@@ -67,20 +76,38 @@ def _node(host: str, hostvars: Any, options: dict[str, Any]) -> Node:
         asked = variables.get(options["identities"])
     except AnsibleError as error:
         raise AnsibleActionFail(f"{host}: a gpugate_ variable cannot be templated: {error.message}") from None
-    return Node(host, policy, present_from(asked))
+    return Node(host, policy, present_from(asked), _domains(host, variables.get("gpugate_failure_domain")))
 
 
-def _backend(options: dict[str, Any], report: Report, by: str) -> tuple[AdmissionBackend, Audit]:
-    state = Path(options["state"])
-    if options["backend"] == "command":
-        audit = state.with_name(f"{state.stem}.command.audit.jsonl")
-        return CommandHook(options["command"], Path(options["report"]), options["timeout_s"]), Audit(audit, report, by)
-    audit = state.with_name(f"{state.stem}.audit.jsonl")
-    return StateFile(state, audit, by=by, run_id=report.run_id, report_sha256=report.sha256), Audit(audit, report, by)
+def _domains(host: str, value: object) -> tuple[str, ...]:
+    names = [] if value is None else [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
+        raise AnsibleActionFail(f"{host}: gpugate_failure_domain: {value!r} is neither a name nor a list of names")
+    return tuple(map(str, names))
+
+
+def _memory(options: dict[str, Any], look_only: bool) -> Memory:
+    default = Path(options["state"]).with_name("gpugate.sqlite")
+    if not (options["store"] or look_only):
+        try:
+            default.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise AnsibleActionFail(f"the folder {default.parent} cannot be made: {error.strerror}") from None
+    return Memory(Store(Path(options["store"] or default)), look_only=look_only)
+
+
+def _site(options: dict[str, Any]) -> Site:
+    return Site(
+        backend=options["backend"],
+        state=Path(options["state"]),
+        command=tuple(options["command"] or ()),
+        timeout_s=options["timeout_s"],
+    )
 
 
 def _result(carried: Carried, report: Report, options: dict[str, Any]) -> dict[str, Any]:
-    wrong = [str(problem) for problem in carried.problems.values()]
+    wrong = [carried.tripped] if carried.tripped else []
+    wrong += map(str, carried.problems.values())
     if options["fail_on_refusal"] and carried.refused:
         wrong.append(f"refused: {fold(carried.refused)}")
     result: dict[str, Any] = {

@@ -31,11 +31,16 @@ options:
       C(NAME.command.audit.jsonl).
     type: path
     required: true
+  store:
+    description: >-
+      The state store (SQLite) in which the gate remembers nodes from run to run, and people's words about them. Its
+      folder has to be there. By default C(gpugate.sqlite) beside O(state).
+    type: path
   command:
     description: >-
       With O(backend=command), the program and its arguments, in which C({host}), C({action}) (status, admit, remove),
-      C({reason}) and C({report}) are filled in. No shell reads it. Exit code 0 is done; with status it prints C(in) or
-      C(out); anything else is not done.
+      C({reason}) and C({report}) are filled in. No shell reads it. Exit code 0 is done; with status it prints C(in),
+      C(out), or C(kept out: WHO AND WHY) for a node that somebody else took out; anything else is not done.
     type: list
     elements: str
   timeout_s:
@@ -46,6 +51,18 @@ options:
     description: The variable of each host in which the answer of M(gpu_probe) was registered.
     type: str
     default: node_identity
+  breaker:
+    description: >-
+      How many nodes may be removed within C(window_h) hours (24), in per cent of those in service: C(fleet_percent)
+      (10), C(domain_percent) of one failure domain (50), C(driver_percent) of one driver version (25),
+      C(cause_percent) of the fleet for one check (5); C(at_least) (2) always may be. Above that none is removed, and
+      the task fails.
+    type: dict
+    default: {}
+  approved_removals:
+    description: The run whose removals a person wants, however many they are.
+    type: str
+    default: ""
   fail_on_refusal:
     description: Whether the task fails when a host is refused or removed. Without it, that is the gate doing its work.
     type: bool
@@ -112,9 +129,12 @@ ARGUMENTS = {
     "report": {"type": "path", "required": True},
     "backend": {"type": "str", "choices": ["state_file", "command"], "default": "state_file"},
     "state": {"type": "path", "required": True},
+    "store": {"type": "path"},
     "command": {"type": "list", "elements": "str"},
     "timeout_s": {"type": "float", "default": 30.0},
     "identities": {"type": "str", "default": "node_identity"},
+    "breaker": {"type": "dict", "default": {}},
+    "approved_removals": {"type": "str", "default": ""},
     "fail_on_refusal": {"type": "bool", "default": False},
 }
 

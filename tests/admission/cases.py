@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from gpugate.admission import Case, Present
+from gpugate.admission import Case, Present, Standing
 from gpugate.policy import Level
 from gpugate.report.reader import Cell, HostCells, Report
 from gpugate.verdict import Outcome
@@ -51,7 +51,7 @@ def case(in_service: bool | None = False, **changes: Any) -> Case:
         "clock_skew_s": 5.0,
         "report": report(),
         "present": Present("m-1", "b-1", GPUS),
-        "in_service": in_service,
+        "standing": None if in_service is None else Standing(in_service),
         "now": NOW,
     }
     return Case(**known | changes)

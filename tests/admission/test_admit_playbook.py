@@ -121,7 +121,14 @@ def test_first_time(site: Site) -> None:
 
 def test_second_time(site: Site) -> None:
     """Run from playbooks/ with everything in place it changes nothing, and can be told to fail when one is refused."""
-    entry = {"in_service": True, "since": "then", "by": "ada", "why": "green", "run_id": "r", "report_sha256": "s"}
+    entry = {
+        "in_service": True,
+        "since": "2026-01-31T12:00:00Z",
+        "by": "ada",
+        "why": "green",
+        "run_id": "r",
+        "report_sha256": "s",
+    }
     site.state.parent.mkdir(exist_ok=True)
     site.state.write_text(json.dumps({"schema": 1, "hosts": {"green": entry}}))
     before = site.state.read_bytes()

@@ -9,14 +9,22 @@ from pathlib import Path
 
 import pytest
 from cases import report
-from gpugate.admission import Action, Audit, CommandHook, Decision, StateFile
+from gpugate.admission import Action, Audit, CommandHook, Decision, Standing, StateFile
 from gpugate.admission.files import append_lines
 from gpugate.errors import AdmissionError
 
 
-def decision(host: str, action: Action) -> Decision:
-    """An ADMIT of a node outside, or a REMOVE of one inside."""
-    return Decision(host, action, ("because of this",), action is Action.REMOVE)
+def decision(host: str, action: Action, backend: StateFile | CommandHook | None = None) -> Decision:
+    """An ADMIT of a node outside, or a REMOVE of one inside; made on what the back end says of it, if there is one."""
+    standing: object = backend.standings([host])[host] if backend else Standing(action is Action.REMOVE)
+    assert isinstance(standing, Standing)
+    return Decision(host, action, ("because of this",), standing)
+
+
+def inside(backend: StateFile | CommandHook, *hosts: str) -> dict[str, bool]:
+    """Which of the hosts the back end says are in service."""
+    seen = backend.standings(hosts)
+    return {host: isinstance(standing, Standing) and standing.inside for host, standing in seen.items()}
 
 
 def state_file(folder: Path) -> StateFile:
@@ -27,10 +35,10 @@ def state_file(folder: Path) -> StateFile:
 def test_state_survives(tmp_path: Path) -> None:
     """An admitted node is inside for the next run, with who, when, why and by which report; others are outside."""
     first = state_file(tmp_path)
-    assert first.in_service(["gpu0", "gpu1"]) == {"gpu0": False, "gpu1": False}
+    assert inside(first, "gpu0", "gpu1") == {"gpu0": False, "gpu1": False}
     first.begin()
     assert first.carry_out([decision("gpu0", Action.ADMIT)]) == {"gpu0": None}
-    assert state_file(tmp_path).in_service(["gpu0", "gpu1"]) == {"gpu0": True, "gpu1": False}
+    assert inside(state_file(tmp_path), "gpu0", "gpu1") == {"gpu0": True, "gpu1": False}
     entry = json.loads((tmp_path / "admission.json").read_text())["hosts"]["gpu0"]
     assert entry.pop("since").startswith("20")
     assert entry == {
@@ -47,8 +55,8 @@ def test_removed_node_is_outside(tmp_path: Path) -> None:
     for action in (Action.ADMIT, Action.REMOVE):
         backend = state_file(tmp_path)
         backend.begin()
-        assert backend.carry_out([decision("gpu0", action)]) == {"gpu0": None}
-    assert state_file(tmp_path).in_service(["gpu0"]) == {"gpu0": False}
+        assert backend.carry_out([decision("gpu0", action, backend)]) == {"gpu0": None}
+    assert inside(state_file(tmp_path), "gpu0") == {"gpu0": False}
 
 
 @pytest.mark.parametrize("content", [
@@ -74,7 +82,7 @@ def test_lost_state_is_an_error(tmp_path: Path) -> None:
 
 def test_looking_writes_nothing(tmp_path: Path) -> None:
     """Asking for states, as check mode does, leaves no file."""
-    state_file(tmp_path).in_service(["gpu0"])
+    state_file(tmp_path).standings(["gpu0"])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -86,7 +94,7 @@ def test_changed_meanwhile_is_refused(tmp_path: Path) -> None:
     results = slow.carry_out([decision("gpu0", Action.ADMIT), decision("gpu1", Action.ADMIT)])
     assert "somebody changed" in str(results["gpu0"])
     assert results["gpu1"] is None
-    assert state_file(tmp_path).in_service(["gpu0", "gpu1"]) == {"gpu0": True, "gpu1": True}
+    assert inside(state_file(tmp_path), "gpu0", "gpu1") == {"gpu0": True, "gpu1": True}
 
 
 def admit_one(folder: Path, host: str) -> None:
@@ -108,7 +116,7 @@ def test_runs_at_the_same_time(tmp_path: Path) -> None:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0] * 8
     hosts = [f"gpu{n}" for n in range(8)]
-    assert state_file(tmp_path).in_service(hosts) == dict.fromkeys(hosts, True)
+    assert inside(state_file(tmp_path), *hosts) == dict.fromkeys(hosts, True)
     lines = (tmp_path / "audit.jsonl").read_text().splitlines()
     assert sorted(json.loads(line)["host"] for line in lines) == hosts
 
@@ -170,28 +178,28 @@ def hook(folder: Path, script: str = HOOK, timeout_s: float = 30.0) -> CommandHo
 def test_hook_admits_and_removes(tmp_path: Path) -> None:
     """The command gets host, action, reason and report as arguments, and its status is the state."""
     backend = hook(tmp_path)
-    odd = Decision("gpu0", Action.ADMIT, ("green; $(touch x) `y` {host}", "and\nmore"), False)
-    assert backend.in_service(["gpu0"]) == {"gpu0": False}
+    odd = Decision("gpu0", Action.ADMIT, ("green; $(touch x) `y` {host}", "and\nmore"), Standing(False))
+    assert inside(backend, "gpu0") == {"gpu0": False}
     assert backend.carry_out([odd]) == {"gpu0": None}
-    assert backend.in_service(["gpu0", "gpu1"]) == {"gpu0": True, "gpu1": False}
+    assert inside(backend, "gpu0", "gpu1") == {"gpu0": True, "gpu1": False}
     said = (tmp_path / "nodes" / "gpu0").read_text()
     assert said == f"green; $(touch x) `y` {{host}}; and more|{tmp_path / 'junit.xml'}"
     assert backend.carry_out([decision("gpu0", Action.REMOVE)]) == {"gpu0": None}
-    assert backend.in_service(["gpu0"]) == {"gpu0": False}
+    assert inside(backend, "gpu0") == {"gpu0": False}
 
 
 @pytest.mark.parametrize(
     ("script", "problem"),
     [
-        ("print('maybe')", "'maybe' instead of in or out"),
-        ("", "'' instead of in or out"),
+        ("print('maybe')", "'maybe' instead of in, out"),
+        ("", "'' instead of in, out"),
         ("import sys; sys.exit('no such node')", "status exited 1: no such node"),
         ("import os; os.abort()", "status exited -6"),
     ],
 )
 def test_hook_that_cannot_tell(tmp_path: Path, script: str, problem: str) -> None:
     """A status that is not exactly in or out is no state, for that host alone, and its words are passed on."""
-    assert problem in str(hook(tmp_path, script).in_service(["gpu0"])["gpu0"])
+    assert problem in str(hook(tmp_path, script).standings(["gpu0"])["gpu0"])
 
 
 def test_hook_that_claims(tmp_path: Path) -> None:
@@ -208,19 +216,19 @@ def test_hook_state_changed_meanwhile(tmp_path: Path) -> None:
 
 def test_hook_that_hangs(tmp_path: Path) -> None:
     """A command that takes too long is ended, and is an error."""
-    result = hook(tmp_path, "import time; time.sleep(600)", timeout_s=0.5).in_service(["gpu0"])["gpu0"]
+    result = hook(tmp_path, "import time; time.sleep(600)", timeout_s=0.5).standings(["gpu0"])["gpu0"]
     assert "longer than 0.5 s" in str(result)
 
 
 def test_hook_that_is_not_there(tmp_path: Path) -> None:
     """A program that does not exist is an error that names it."""
     backend = CommandHook([str(tmp_path / "nothing"), "{action}", "{host}"], tmp_path / "junit.xml")
-    assert "cannot be run" in str(backend.in_service(["gpu0"])["gpu0"])
+    assert "cannot be run" in str(backend.standings(["gpu0"])["gpu0"])
 
 
 def test_host_is_never_an_option(tmp_path: Path) -> None:
     """A host whose name begins with a dash is not handed to a command."""
-    assert "option" in str(hook(tmp_path).in_service(["--all"])["--all"])
+    assert "option" in str(hook(tmp_path).standings(["--all"])["--all"])
 
 
 @pytest.mark.parametrize(

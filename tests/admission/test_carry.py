@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
-from gpugate.admission import Action, Audit, Carried, Decision, Node, Present, StateFile, carry, present_from
+from gpugate.admission import (
+    Action,
+    Audit,
+    Carried,
+    Decision,
+    Memory,
+    Node,
+    Present,
+    Standing,
+    StateFile,
+    carry,
+    present_from,
+)
 from gpugate.errors import AdmissionError
 from gpugate.report import HostReport
 from gpugate.report.reader import Report, parse_report
+from gpugate.state.store import Store
 from gpugate.verdict import Outcome, Verdict
 from healthy import policy
 from runs import failed, passed, run_of, without, written
@@ -24,7 +39,10 @@ IDENTITY = {"machine_id": "m-1", "boot_id": "b-1", "policy_digest": POLICY.diges
             "measured_unix_s": f"{NOW.timestamp() - 60:.3f}"}  # fmt: skip
 
 
-def report_on(*hosts: str, red: dict[str, Verdict] | None = None) -> Report:
+_RUNS = count(1)
+
+
+def report_on(*hosts: str, red: dict[str, Verdict] | None = None, started: datetime | None = None) -> Report:
     """A report, written and read back, in which every expected check of the hosts passes but for `red`."""
     reports = []
     for host in hosts:
@@ -32,7 +50,9 @@ def report_on(*hosts: str, red: dict[str, Verdict] | None = None) -> Report:
         if red and host in red:
             verdicts[red[host].check] = red[host]
         reports.append(HostReport(host, IDENTITY | {"gpu_uuids": f"GPU-{host}"}, list(verdicts.values())))
-    return parse_report(written(run_of(hosts=reports, started=NOW - timedelta(minutes=2))))
+    started = started or NOW - timedelta(minutes=2)
+    made = next(_RUNS)
+    return parse_report(written(run_of(hosts=reports, started=started, run_id=f"20260301T{made:012d}Z-abcdef")))
 
 
 def nodes(*hosts: str, **changes: Present) -> list[Node]:
@@ -41,11 +61,20 @@ def nodes(*hosts: str, **changes: Present) -> list[Node]:
     return [Node(host, POLICY, changes.get(host, same[host])) for host in hosts]
 
 
-def run_gate(folder: Path, report: Report, asked: list[Node], *, check: bool = False) -> Carried:
+def run_gate(
+    folder: Path, report: Report, asked: list[Node], *, check: bool = False, approved: str = "", now: datetime = NOW
+) -> Carried:
     """One run with a state file in `folder`."""
     audit = folder / "audit.jsonl"
     backend = StateFile(folder / "state.json", audit, by="ada", run_id=report.run_id, report_sha256=report.sha256)
-    return carry(report, asked, backend, Audit(audit, report, "ada"), NOW, check=check)
+    return carry(
+        report, asked, backend, Audit(audit, report, "ada"), memory(folder, check), now, approved=approved, check=check
+    )
+
+
+def memory(folder: Path, look_only: bool = False) -> Memory:
+    """What the gate remembers in `folder`."""
+    return Memory(Store(folder / "gpugate.sqlite"), look_only=look_only)
 
 
 def actions(carried: Carried) -> dict[str, Action]:
@@ -122,8 +151,11 @@ def test_observed_site_is_left_alone(tmp_path: Path) -> None:
 class Broken:
     """A back end that cannot tell about gpu1 and cannot do anything to gpu2."""
 
-    def in_service(self, hosts: Sequence[str]) -> dict[str, bool | AdmissionError]:
-        return {host: AdmissionError("gpu1: no answer") if host == "gpu1" else False for host in hosts}
+    def standings(self, hosts: Sequence[str]) -> dict[str, Standing | AdmissionError]:
+        return {host: AdmissionError("gpu1: no answer") if host == "gpu1" else Standing(False) for host in hosts}
+
+    def tell(self, decisions: Sequence[Decision]) -> dict[str, AdmissionError]:
+        return {}
 
     def begin(self) -> None:
         pass
@@ -135,7 +167,8 @@ class Broken:
 def test_back_end_that_fails_for_some(tmp_path: Path) -> None:
     """What a back end cannot tell or do for one host is said of that host, and counts as not done; others go on."""
     report = report_on("gpu0", "gpu1", "gpu2")
-    carried = carry(report, nodes("gpu0", "gpu1", "gpu2"), Broken(), Audit(tmp_path / "a", report, "ada"), NOW)
+    audit = Audit(tmp_path / "a", report, "ada")
+    carried = carry(report, nodes("gpu0", "gpu1", "gpu2"), Broken(), audit, memory(tmp_path), NOW)
     assert actions(carried) == {"gpu0": Action.ADMIT, "gpu1": Action.HOLD, "gpu2": Action.ADMIT}
     assert set(carried.problems) == {"gpu1", "gpu2"}
     assert [each.host for each in carried.changed] == ["gpu0"]
@@ -145,7 +178,7 @@ def test_back_end_that_fails_for_some(tmp_path: Path) -> None:
 
 def test_reasons_cannot_write_to_the_terminal() -> None:
     """Whatever a report's texts hold is one line, with its unsafe characters shown."""
-    decision = Decision("gpu0", Action.STAY_OUT, ("red\u202e\nadmitted: \x9b2J",), False)
+    decision = Decision("gpu0", Action.STAY_OUT, ("red\u202e\nadmitted: \x9b2J",), Standing(False))
     assert Carried([decision], check=False).lines == ["gpu0  refused: red\\u202e admitted: \\x9b2J"]
 
 
@@ -155,9 +188,9 @@ def test_without_an_audit_nothing_is_done(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     backend = StateFile(tmp_path / "state.json", tmp_path / "no", by="ada", run_id="r", report_sha256="s")
     with pytest.raises(AdmissionError, match="audit"):
-        carry(report, nodes("gpu0"), backend, Audit(tmp_path / "file" / "a", report, "ada"), NOW)
+        carry(report, nodes("gpu0"), backend, Audit(tmp_path / "file" / "a", report, "ada"), memory(tmp_path), NOW)
     again = StateFile(tmp_path / "state.json", tmp_path / "no", by="ada", run_id="r", report_sha256="s")
-    assert again.in_service(["gpu0"]) == {"gpu0": False}
+    assert again.standings(["gpu0"]) == {"gpu0": Standing(False)}
 
 
 GAP = {"unavailable": "GPU is lost", "code": "NVML 15"}
@@ -188,3 +221,88 @@ def test_what_a_node_answers(answer: Any, expected: Present, problem: str) -> No
         expected.machine_id, expected.boot_id, expected.gpu_uuids)  # fmt: skip
     assert problem in present.problem
     assert bool(present.problem) == bool(problem)
+
+
+def many(number: int) -> list[str]:
+    """gpu0, gpu1, ..."""
+    return [f"gpu{n}" for n in range(number)]
+
+
+def test_breaker_stops_all_removals(tmp_path: Path) -> None:
+    """A real fault on 60% of the nodes removes none, says so in one sentence, and goes on by a person's word for it."""
+    hosts = many(20)
+    run_gate(tmp_path, report_on(*hosts), nodes(*hosts))
+    bad = report_on(*hosts, red={host: failed(host) for host in hosts[:12]})
+    held = run_gate(tmp_path, bad, nodes(*hosts))
+    assert Counter(each.action for each in held.decisions) == {Action.HOLD: 12, Action.KEEP: 8}
+    assert held.changed == []
+    assert held.tripped.startswith("NO NODE WAS REMOVED: 12 nodes for thermal.headroom, and 2 of 20 nodes may")
+    assert held.alerts == [
+        "ALERT: 12 nodes held: gpu[0-11]: would be removed, but too many nodes would be removed at once"
+    ]
+    assert '"stopped"' in (tmp_path / "audit.jsonl").read_text()
+    wanted = run_gate(tmp_path, bad, nodes(*hosts), approved=bad.run_id)
+    assert (len(wanted.changed), wanted.tripped) == (12, "")
+    other = run_gate(tmp_path, report_on(*hosts), nodes(*hosts), approved=bad.run_id)
+    assert other.changed == []
+
+
+def test_removals_drop_by_drop(tmp_path: Path) -> None:
+    """Runs that each remove a few nodes are counted together: the breaker is not tricked by patience or --limit."""
+    hosts = many(20)
+    run_gate(tmp_path, report_on(*hosts), nodes(*hosts))
+    for n in range(3):
+        red = report_on(*hosts, red={hosts[n]: failed(hosts[n])})
+        last = run_gate(tmp_path, red, nodes(hosts[n]))
+    assert actions(last) == {"gpu2": Action.HOLD}
+    assert "3 nodes for thermal.headroom, and 2 of 20 nodes may" in last.tripped
+
+
+def test_jump_host_down(tmp_path: Path) -> None:
+    """Thirty of a hundred nodes behind a dead jump host are thirty alerts in one sentence, and none is removed."""
+    hosts = many(100)
+    run_gate(tmp_path, report_on(*hosts), nodes(*hosts))
+    gone = hosts[70:]
+    red = {host: without(host, "errors.ecc", Outcome.MISSING, "jump host b2 cannot be reached") for host in gone}
+    lost = {host: Present(problem="jump host b2 cannot be reached") for host in gone}
+    carried = run_gate(tmp_path, report_on(*hosts, red=red), nodes(*hosts, **lost))
+    assert Counter(each.action for each in carried.decisions) == {Action.KEEP: 70, Action.HOLD: 30}
+    assert (carried.changed, carried.tripped) == ([], "")
+    assert carried.alerts == [
+        "ALERT: 30 nodes held: gpu[70-99]: errors.ecc MISSING: jump host b2 cannot be reached; next: "
+        "run the checks again"
+    ]
+
+
+def test_a_green_from_before_the_removal(tmp_path: Path) -> None:
+    """An older green report does not bring a removed node back, nor does one green alone; two new ones do."""
+    before = report_on("gpu0")
+    run_gate(tmp_path, before, nodes("gpu0"))
+    run_gate(tmp_path, report_on("gpu0", red={"gpu0": failed("gpu0")}), nodes("gpu0"))
+    again = run_gate(tmp_path, before, nodes("gpu0"))
+    assert actions(again) == {"gpu0": Action.STAY_OUT}
+    assert "decided on by a newer report already" in " ".join(again.decisions[0].reasons)
+    later = NOW + timedelta(minutes=5)
+    first, second = (report_on("gpu0", started=later - timedelta(minutes=n)) for n in (2, 1))
+    assert actions(run_gate(tmp_path, first, nodes("gpu0"), now=later)) == {"gpu0": Action.STAY_OUT}
+    assert actions(run_gate(tmp_path, first, nodes("gpu0"), now=later)) == {"gpu0": Action.STAY_OUT}
+    assert actions(run_gate(tmp_path, second, nodes("gpu0"), now=later)) == {"gpu0": Action.ADMIT}
+
+
+def test_a_lost_store_admits_nobody_who_was_removed(tmp_path: Path) -> None:
+    """Without the state store a removed node needs its greens all the same."""
+    run_gate(tmp_path, report_on("gpu0"), nodes("gpu0"))
+    run_gate(tmp_path, report_on("gpu0", red={"gpu0": failed("gpu0")}), nodes("gpu0"))
+    (tmp_path / "gpugate.sqlite").unlink()
+    later = NOW + timedelta(minutes=5)
+    carried = run_gate(tmp_path, report_on("gpu0", started=later), nodes("gpu0"), now=later)
+    assert actions(carried) == {"gpu0": Action.STAY_OUT}
+
+
+def test_many_nodes_share_their_lines(tmp_path: Path) -> None:
+    """Nodes with one cause are one line as soon as there are many."""
+    hosts = many(40)
+    carried = run_gate(tmp_path, report_on(*hosts, red={"gpu7": failed("gpu7")}), nodes(*hosts))
+    assert carried.lines[0].startswith("gpu[0-6,8-39]")
+    assert "admitted: all" in carried.lines[0]
+    assert carried.lines[1].startswith("gpu7 ")

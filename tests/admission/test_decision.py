@@ -8,7 +8,8 @@ from typing import Any, get_args
 
 import pytest
 from cases import GPUS, IDENTITY, LEVELS, NOW, case, cells, report
-from gpugate.admission import Action, Case, Present, decide
+from gpugate.admission import Action, Case, History, Present, Standing, Word, decide
+from gpugate.admission.standing import NEW
 from gpugate.policy import Level, Waiver
 from gpugate.report.reader import Cell, HostCells, Report
 from gpugate.verdict import Outcome
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 
 FAIL, ERROR, MISSING, WAIVED = Outcome.FAIL, Outcome.ERROR, Outcome.MISSING, Outcome.WAIVED
 ADMIT, KEEP, STAY_OUT, REMOVE, HOLD = Action.ADMIT, Action.KEEP, Action.STAY_OUT, Action.REMOVE, Action.HOLD
+SUSPECT = Action.SUSPECT
 
 
 def without(name: str) -> dict[str, str]:
@@ -110,9 +112,71 @@ def test_unknown_service_is_held(name: str) -> None:
     assert "cannot tell" in "; ".join(decision.reasons)
 
 
+AGO = NOW - timedelta(minutes=1)
+HELD = Word("hold", "ada", "swapping a fan", "OPS-7", AGO, NOW + timedelta(hours=1))
+RELEASED = replace(HELD, kind="release", why="false alarm")
+BAD = {"report": report(cells(thermal_headroom=FAIL))}
+GAPS = {"report": report(cells(errors_ecc=ERROR))}
+
+# what is known of the node beside its report, where it stands, what happens, and what the first reason has to say
+BESIDE: dict[str, tuple[dict[str, Any], Standing, Action, str]] = {
+    "drained by somebody": ({}, Standing(False, owner="root: disk"), STAY_OUT, "not gpugate's to let in: root: disk"),
+    "upgrade under way": ({}, Standing(False, busy="driver upgrade"), STAY_OUT, "not now: driver upgrade"),
+    "bad, upgrade under way": (BAD, Standing(True, busy="driver upgrade"), HOLD, "but not now: driver upgrade"),
+    "held outside": ({"word": HELD}, Standing(False), STAY_OUT, "held by ada until"),
+    "held inside, and bad": (BAD | {"word": HELD}, Standing(True), HOLD, "swapping a fan"),
+    "held inside, and good": ({"word": HELD}, Standing(True), KEEP, "green"),
+    "released, and bad": (BAD | {"word": RELEASED}, Standing(True), HOLD, "released by ada"),
+    "released outside, and bad": (BAD | {"word": RELEASED}, Standing(False), STAY_OUT, "headroom FAIL"),
+    "released outside, and good": ({"word": RELEASED}, Standing(False), ADMIT, "green"),
+    "first green after removal": ({"greens_to_return": 2}, Standing(False, removed=True), STAY_OUT, "1 green report"),
+    "second green after removal": (
+        {"greens_to_return": 2, "history": History("2026", 1, 0, True)}, Standing(False), ADMIT, "green"),
+    "the same green twice": (
+        {"greens_to_return": 2, "history": History(report().run_id, 1, 0, True)}, Standing(False), STAY_OUT, "1 green"),
+    "new node": ({"greens_to_return": 2}, Standing(False), ADMIT, "green"),
+    "older than another": ({"history": History("2027", 5)}, Standing(False), STAY_OUT, "by a newer report already"),
+    "bad, older than another": (BAD | {"history": History("2027")}, Standing(True), HOLD, "by a newer report already"),
+    "older than the removal": ({}, Standing(False, removed=True, since=AGO), STAY_OUT, "begun before the node was"),
+    "second gap": (GAPS | {"history": History("2026", 0, 1)}, Standing(True), HOLD, "errors.ecc ERROR"),
+    "third gap": (GAPS | {"history": History("2026", 0, 2)}, Standing(True), SUSPECT, "for 3 runs in a row"),
+    "third gap, the same run": (
+        GAPS | {"history": History(report().run_id, 0, 2)}, Standing(True), HOLD, "errors.ecc ERROR"),
+    "third gap, outside": (GAPS | {"history": History("2026", 0, 2)}, Standing(False), STAY_OUT, "errors.ecc ERROR"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_beside_the_report(name: str) -> None:
+    """Owners, people's words, maintenance and earlier runs count as they should, and are said first."""
+    changes, standing, action, reason = BESIDE[name]
+    decision = decide(case(**{"standing": standing} | changes))
+    assert decision.action is action, decision.reasons
+    assert any(reason in said for said in decision.reasons[:2])
+
+
+@pytest.mark.parametrize(
+    ("changes", "before", "after"),
+    [
+        ({}, History("2026", 1, 2), (2, 0)),
+        (BAD, History("2026", 1, 2), (0, 0)),
+        (GAPS, History("2026", 1, 2), (0, 3)),
+        ({"report": report(hosts={})}, History("2026", 1, 2), (0, 3)),
+        ({"present": Present(problem="no route")}, History("2026", 1, 2), (0, 3)),
+        ({"report": report(profile="nightly")}, History("2026", 1, 2), (1, 0)),
+        ({}, History("2027", 1, 2), (1, 2)),
+    ],
+)
+def test_what_the_next_run_has_to_know(changes: dict[str, Any], before: History, after: tuple[int, int]) -> None:
+    """Green admission reports and runs without a result are counted in a row, each run once, none from the past."""
+    history = decide(case(True, history=before, **changes)).history
+    assert (history.greens, history.unproven) == after
+    assert history.last_run == max(before.last_run, report().run_id)
+
+
 def test_only_admission_lets_in() -> None:
     """A green nightly report names the reason why it does not admit."""
-    assert "only admission lets a node in" in decide(case(report=report(profile="nightly"))).reasons[-1]
+    assert "only admission lets a node in" in decide(case(report=report(profile="nightly"))).reasons[0]
 
 
 @pytest.mark.parametrize(
@@ -185,9 +249,23 @@ waivers = st.lists(
               why=st.just("x"), ticket=st.just("T"), expires=st.sampled_from([date(2026, 2, 1), date(2027, 1, 1)])),
     max_size=2,
 ).map(tuple)  # fmt: skip
+standings = st.builds(
+    Standing, st.booleans(), owner=st.sampled_from(["", "root"]), busy=st.sampled_from(["", "upgrade"]),
+    removed=st.booleans(), since=st.sampled_from([None, NOW - timedelta(days=1), NOW - timedelta(minutes=1)]),
+)  # fmt: skip
+histories = st.builds(
+    History,
+    st.sampled_from(["", "2026", report().run_id, "2027"]),
+    st.integers(0, 3),
+    st.integers(0, 3),
+    st.booleans(),
+)
 near = st.builds(  # mostly what a good report has, so that the interesting corners are reached
     case,
-    st.sampled_from([True, False, None]),
+    standing=st.one_of(st.sampled_from([Standing(True), Standing(False), None]), standings),
+    history=st.one_of(st.just(NEW), histories),
+    word=st.sampled_from([None, None, HELD, RELEASED]),
+    greens_to_return=st.integers(1, 3),
     expected=st.dictionaries(st.sampled_from(CHECKS), st.sampled_from(get_args(Level))),
     waivers=waivers,
     report=st.one_of(
@@ -216,7 +294,12 @@ def test_nothing_missing_unknown_or_red_is_ever_admitted(node: Case) -> None:
     """Whoever is admitted was outside, and has a whole, fresh admission report of this node, all green."""
     if decide(node).action is not ADMIT:
         return
-    assert node.in_service is False
+    assert node.standing is not None
+    assert (node.standing.inside, node.standing.owner, node.standing.busy) == (False, "", "")
+    assert node.word is not HELD
+    assert node.report.run_id >= node.history.last_run
+    if node.standing.removed or node.history.removed:
+        assert node.greens_to_return <= node.history.greens + (node.report.run_id > node.history.last_run)
     assert (node.report.profile, node.report.scope) == ("admission", "whole")
     assert timedelta(0) <= NOW - node.report.started <= timedelta(hours=1)
     assert node.report.hosts["gpu0"].identity == IDENTITY
@@ -231,7 +314,11 @@ def test_no_lack_of_evidence_ever_removes(node: Case) -> None:
     """Whoever is removed was inside, and has a FAIL at level evict, measured on this boot of this machine."""
     if decide(node).action is not REMOVE:
         return
-    assert node.in_service is True
+    assert node.standing is not None
+    assert node.standing.inside
+    assert not node.standing.busy
+    assert node.word is None
+    assert node.report.run_id >= node.history.last_run
     assert node.report.scope == "whole"
     assert timedelta(0) <= NOW - node.report.started <= timedelta(hours=1)
     suite = node.report.hosts["gpu0"]
@@ -247,7 +334,8 @@ def test_no_lack_of_evidence_ever_removes(node: Case) -> None:
 def test_red_is_never_kept_silently(node: Case) -> None:
     """A node stays inside without an alert only when it would also have been green enough to come in by this report."""
     if decide(node).action is KEEP:
-        outside = decide(replace(node, in_service=False, report=replace(node.report, profile="admission")))
+        fresh = replace(node, standing=Standing(False), history=NEW, word=None)
+        outside = decide(replace(fresh, report=replace(node.report, profile="admission")))
         assert outside.action is ADMIT
 
 

@@ -42,6 +42,10 @@ class Audit:
             for each in decisions
         )  # fmt: skip
 
+    def stopped(self, why: str) -> None:
+        """Write down that no node was removed, and why; raises AdmissionError."""
+        self._append([{"event": "stopped", "problem": why}])
+
     def _append(self, records: Iterable[dict[str, object]]) -> None:
         now = datetime.now().astimezone().isoformat(timespec="milliseconds")
         lines = [json.dumps({"time": now} | self._about | record) for record in records]

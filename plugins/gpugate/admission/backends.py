@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ..errors import AdmissionError
 from .decision import Decision
+from .standing import Standing
 
 
 class AdmissionBackend(Protocol):
@@ -17,8 +18,8 @@ class AdmissionBackend(Protocol):
     state, and never reports done what it did not see done. Doing what is already done is no error.
     """
 
-    def in_service(self, hosts: Sequence[str]) -> dict[str, bool | AdmissionError]:
-        """Whether each node may take work now. Changes nothing."""
+    def standings(self, hosts: Sequence[str]) -> dict[str, Standing | AdmissionError]:
+        """Where each node stands now. Changes nothing."""
         ...
 
     def begin(self) -> None:
@@ -28,7 +29,10 @@ class AdmissionBackend(Protocol):
     def carry_out(self, decisions: Sequence[Decision]) -> dict[str, AdmissionError | None]:
         """Do what each decision says, which is ADMIT or REMOVE; None where it is done.
 
-        `decision.in_service` is the state that the decision was made on: a back end that sees another one by now
-        refuses that host.
+        `decision.standing` is what the decision was made on: a back end that sees another one by now refuses that host.
         """
+        ...
+
+    def tell(self, decisions: Sequence[Decision]) -> dict[str, AdmissionError]:
+        """Show the other decisions where people look, if there is such a place; whom it could not be shown of."""
         ...

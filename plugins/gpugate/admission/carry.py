@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from ..errors import AdmissionError
+from ..report.causes import without_host
 from ..report.reader import Report
-from ..report.text import one_line
+from ..report.text import fold, one_line, shortened
 from .audit import Audit
 from .backends import AdmissionBackend
+from .breaker import Limits, Member, Tripped, stopped, trips
 from .decision import Action, Decision
-from .gate import Node, decide_all
+from .gate import Known, Node, decide_all
+from .memory import Memory, Remembered, refuse_clock
+from .standing import NEW, Standing
 
 _DONE = {Action.ADMIT: "admitted", Action.KEEP: "stays in", Action.STAY_OUT: "refused", Action.REMOVE: "removed",
-         Action.HOLD: "held", Action.OBSERVE: "observed"}  # fmt: skip
+         Action.HOLD: "held", Action.SUSPECT: "suspect", Action.OBSERVE: "observed"}  # fmt: skip
 _WOULD = {Action.ADMIT: "would be admitted", Action.KEEP: "would stay in", Action.STAY_OUT: "would be refused",
-          Action.REMOVE: "would be removed", Action.HOLD: "would be held"}  # fmt: skip
+          Action.REMOVE: "would be removed", Action.HOLD: "would be held",
+          Action.SUSPECT: "would be suspect"}  # fmt: skip
 _SHOWN_REASONS = 3
+_SINGLE = 16  # so many nodes get a line each; of more, those with one cause share a line
+_WIDTH = 600
 
 
 @dataclass(frozen=True)
 class Carried:
-    """What became of a run of the gate. `problems` says, by host, what could not be asked or done."""
+    """What became of a run of the gate.
+
+    `problems` says, by host, what could not be asked or done. `tripped` is why no node was removed, where removals
+    were stopped.
+    """
 
     decisions: list[Decision]
     check: bool
     problems: dict[str, AdmissionError] = field(default_factory=dict)
+    tripped: str = ""
 
     @property
     def changed(self) -> list[Decision]:
@@ -40,13 +53,25 @@ class Carried:
         return [each.host for each in self.decisions if each.action in (Action.STAY_OUT, Action.REMOVE)]
 
     @property
+    def alerts(self) -> list[str]:
+        """A sentence for each cause for which nodes in service are held or suspect: the most nodes first."""
+        held = [each for each in self.decisions if each.action in (Action.HOLD, Action.SUSPECT)]
+        return [
+            _line(f"ALERT: {len(group)} node{'s' * (len(group) > 1)} {_DONE[group[0].action]}: "
+                  f"{fold(each.host for each in group)}: {group[0].reasons[0]}")
+            for group in self._grouped(held)
+        ]  # fmt: skip
+
+    @property
     def lines(self) -> list[str]:
         """What became of each host, for people: a line with the weightiest reason, and one for each of the next."""
-        width = max((len(each.host) for each in self.decisions), default=0)
+        groups = self._grouped(self.decisions) if len(self.decisions) > _SINGLE else [[each] for each in self.decisions]
+        names = [shortened(fold(each.host for each in group), _WIDTH) for group in groups]
+        width = min(32, max(map(len, names), default=0))
         return [
-            f"{one_line(each.host) if first else '':<{width}}  {one_line(line)}"
-            for each in self.decisions
-            for first, line in zip((True, *[False] * _SHOWN_REASONS), self._told(each), strict=False)
+            f"{one_line(name) if first else '':<{width}}  {_line(line)}"
+            for name, group in zip(names, groups, strict=True)
+            for first, line in zip((True, *[False] * _SHOWN_REASONS), self._told(group[0]), strict=False)
         ]
 
     def states(self, after: bool) -> str:
@@ -54,6 +79,14 @@ class Carried:
         texts = {True: "in service", False: "out of service", None: "unknown"}
         moved = {each.host: each.action is Action.ADMIT for each in self.changed} if after else {}
         return "".join(f"{each.host}: {texts[moved.get(each.host, each.in_service)]}\n" for each in self.decisions)
+
+    def _grouped(self, decisions: Sequence[Decision]) -> list[list[Decision]]:
+        groups: defaultdict[tuple[object, ...], list[Decision]] = defaultdict(list)
+        for each in decisions:
+            problem = self.problems.get(each.host)
+            cause = without_host(each.host, each.reasons[0]), problem and without_host(each.host, str(problem))
+            groups[each.action, each.would, cause].append(each)
+        return sorted(groups.values(), key=len, reverse=True)
 
     def _told(self, decision: Decision) -> list[str]:
         words = _WOULD if self.check and decision.action.changes else _DONE
@@ -72,30 +105,96 @@ def carry(
     nodes: Sequence[Node],
     backend: AdmissionBackend,
     audit: Audit,
+    memory: Memory,
     now: datetime,
     *,
+    limits: Limits | None = None,
+    approved: str = "",
     check: bool = False,
 ) -> Carried:
     """Decide on every node and carry it out; with `check` only decide.
 
-    The audit is written before anything is done: where it cannot be, nothing is. Raises AdmissionError where the back
-    end or the audit fails for everybody.
+    `approved` is the run whose removals a person wants, however many they are. Memory and audit are written before
+    anything is done: where they cannot be, nothing is. Raises GpugateError where back end, memory or audit fail for
+    everybody.
     """
-    states = backend.in_service([node.host for node in nodes])
-    known: dict[str, bool | None] = {}
-    problems: dict[str, AdmissionError] = {}
-    for host, state in states.items():
-        known[host] = None if isinstance(state, AdmissionError) else state
-        if isinstance(state, AdmissionError):
-            problems[host] = state
+    known, problems, remembered = _known(nodes, backend, memory, now)
     decisions = decide_all(report, nodes, known, now)
+    limits = limits or Limits()
+    fleet = _fleet(report, nodes, decisions, remembered, now - timedelta(hours=limits.window_h))
+    tripped = _sentence(trips(decisions, fleet, limits), report.run_id)
+    if tripped and approved == report.run_id:
+        tripped = ""
+    if tripped:
+        decisions = stopped(decisions, "too many nodes would be removed at once")
     if check:
-        return Carried(decisions, check, problems)
+        return Carried(decisions, check, problems, tripped)
     backend.begin()
+    memory.decided(decisions, report.run_id, now, fleet)
     audit.decided(decisions)
+    if tripped:
+        audit.stopped(tripped)
     due = [each for each in decisions if each.action.changes]
     if due:
         results = backend.carry_out(due)
         audit.carried_out(due, results)
+        memory.carried_out([each for each in due if results[each.host] is None], now)
         problems |= {host: error for host, error in results.items() if error is not None}
-    return Carried(decisions, check, problems)
+    told = backend.tell([each for each in decisions if not each.action.changes and each.host not in problems])
+    return Carried(decisions, check, problems | told, tripped)
+
+
+def _known(
+    nodes: Sequence[Node], backend: AdmissionBackend, memory: Memory, now: datetime
+) -> tuple[dict[str, Known], dict[str, AdmissionError], dict[str, Remembered]]:
+    """What is known of each node, why a back end could not tell of some, and all that the gate remembers."""
+    standings = backend.standings([node.host for node in nodes])
+    remembered, words = memory.nodes(), memory.words(now)
+    refuse_clock(remembered.values(), now)
+    problems = {host: seen for host, seen in standings.items() if isinstance(seen, AdmissionError)}
+    known = {
+        host: Known(
+            seen if isinstance(seen, Standing) else None,
+            remembered[host].history if host in remembered else NEW,
+            next(iter(words.get(host, ())), None),
+        )
+        for host, seen in standings.items()
+    }
+    return known, problems, remembered
+
+
+def _fleet(
+    report: Report,
+    nodes: Sequence[Node],
+    decisions: Sequence[Decision],
+    remembered: dict[str, Remembered],
+    since: datetime,
+) -> dict[str, Member]:
+    """Every node that the gate knows of: those asked about as they are, all others as they were last."""
+    fleet = {host: Member(bool(each.inside), _lately(each, since), each.domains, each.driver)
+             for host, each in remembered.items()}  # fmt: skip
+    for node, decision in zip(nodes, decisions, strict=True):
+        before, suite = remembered.get(node.host), report.hosts.get(node.host)
+        removed = _lately(before, since) if before and not decision.in_service else ()
+        driver = suite.identity.get("driver", "") if suite else before.driver if before else ""
+        fleet[node.host] = Member(bool(decision.in_service), removed, node.domains, driver)
+    return fleet
+
+
+def _lately(each: Remembered, since: datetime) -> tuple[str, ...]:
+    return each.removed_for if each.removed is not None and each.removed >= since else ()
+
+
+def _sentence(tripped: Sequence[Tripped], run_id: str) -> str:
+    if not tripped:
+        return ""
+    first = one_line(str(tripped[0]))
+    more = f" (and {len(tripped) - 1} other group{'s' * (len(tripped) > 2)})" if len(tripped) > 1 else ""
+    return (
+        f"NO NODE WAS REMOVED: {first} be out of service at once{more}. Look for one cause. Where the nodes really are "
+        f"broken, say so: -e gpugate_approved_removals={run_id}"
+    )
+
+
+def _line(text: str) -> str:
+    return shortened(one_line(text), _WIDTH)

@@ -5,7 +5,8 @@ The contract. The command is a list of arguments, run on the controller without 
 line (at most 1000 characters; empty with `status`), and the path of the report. Both `{host}` and `{action}` have to be
 in it. Standard input is empty.
 
-    exit 0          done. With `status`, standard output is exactly `in` or `out` (and a newline).
+    exit 0          done. With `status`, standard output is one line: `in`, `out`, or `kept out: WHO AND WHY` for a
+                    node that somebody else took out. gpugate never lets that one in.
     anything else   not done; the last line of standard error says why.
 
 The command may be called again for what is already done, and has to answer 0 then. It is ended, with all that it
@@ -25,10 +26,12 @@ from pathlib import Path
 from ..errors import AdmissionError
 from ..report.text import one_line
 from .decision import Action, Decision
+from .standing import Standing
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 _KNOWN = {"host", "action", "reason", "report"}
 _AT_ONCE = 16
+_KEPT = "kept out: "
 
 
 class CommandHook:
@@ -45,7 +48,7 @@ class CommandHook:
             raise AdmissionError("gpugate_admission_command needs {host} and {action} among its arguments")
         self._command, self._report, self._timeout_s = list(command), report, timeout_s
 
-    def in_service(self, hosts: Sequence[str]) -> dict[str, bool | AdmissionError]:
+    def standings(self, hosts: Sequence[str]) -> dict[str, Standing | AdmissionError]:
         """Ask the command for the status of each host."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return dict(zip(hosts, pool.map(self._status, hosts), strict=True))
@@ -58,21 +61,28 @@ class CommandHook:
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             return dict(zip([each.host for each in decisions], pool.map(self._do, decisions), strict=True))
 
-    def _status(self, host: str) -> bool | AdmissionError:
+    def tell(self, decisions: Sequence[Decision]) -> dict[str, AdmissionError]:
+        """Nothing: the command is called for changes alone."""
+        return {}
+
+    def _status(self, host: str) -> Standing | AdmissionError:
         try:
             answer = self._call(host, "status", "").strip()
         except AdmissionError as error:
             return error
-        if answer not in ("in", "out"):
-            return AdmissionError(f"{host}: status answered {one_line(answer)[:100]!r} instead of in or out")
-        return answer == "in"
+        if answer in ("in", "out"):
+            return Standing(answer == "in")
+        why = one_line(answer.removeprefix(_KEPT))
+        if answer.startswith(_KEPT) and why and "\n" not in answer:
+            return Standing(False, owner=why[:500])
+        return AdmissionError(f"{host}: status answered {one_line(answer)[:100]!r} instead of in, out or kept out: WHY")
 
     def _do(self, decision: Decision) -> AdmissionError | None:
-        host, wanted = decision.host, decision.action is Action.ADMIT
+        host, wanted = decision.host, Standing(decision.action is Action.ADMIT)
         before = self._status(host)
         if isinstance(before, AdmissionError):
             return before
-        if before is not decision.in_service:
+        if before != decision.standing:
             return AdmissionError(f"{host}: its state changed while this run decided; run admit.yml again")
         try:
             self._call(host, decision.action.value, one_line("; ".join(decision.reasons))[:1000])
@@ -81,9 +91,9 @@ class CommandHook:
         after = self._status(host)
         if isinstance(after, AdmissionError):
             return after
-        if after is not wanted:
+        if after != wanted:
             return AdmissionError(
-                f"{host}: {decision.action} exited 0, and status still says {'in' if after else 'out'}"
+                f"{host}: {decision.action} exited 0, and status still says {'in' if after.inside else 'out'}"
             )
         return None
 

@@ -3,12 +3,13 @@
 | node is | green | FAIL | ERROR or MISSING | stale, partial, other policy, boot or GPUs |
 |---|---|---|---|---|
 | outside | admit | stay out | stay out | stay out |
-| inside | keep | remove, if the check may evict; else hold | hold | hold |
+| inside | keep | remove, if the check may evict; else hold | hold; suspect after so many runs | the same |
 
 Coming in needs proof of everything: a whole report of the admission profile, made by this policy, on this boot of this
-machine with these GPUs, with every check that policy counts green. Going out needs proof of one thing: a check that
-may evict FAILed, in a whole and fresh report about this boot of this machine. What is merely not known never removes:
-the node is held, which is an alert and nothing else.
+machine with these GPUs, with every check that policy counts green; after a removal, so many such reports in a row.
+Going out needs proof of one thing: a check that may evict FAILed, in a whole and fresh report about this boot of this
+machine. What is merely not known never removes: the node is held, which is an alert and nothing else, or suspect, which
+is a louder one. Whom somebody else took out, and whom a person holds, is left alone.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ from enum import StrEnum
 from ..policy import Level, Waiver
 from ..report.reader import Cell, Report
 from ..verdict import Outcome
+from .standing import NEW, History, Standing, Word
 
 
 class Action(StrEnum):
-    """ADMIT and REMOVE change what the node is; HOLD is an alert about one that is inside; OBSERVE does nothing
-    because policy says only to look."""
+    """ADMIT and REMOVE change what the node is; HOLD is an alert about one that is inside, SUSPECT one about a node
+    of which nothing could be told for several runs; OBSERVE does nothing because policy says only to look."""
 
     ADMIT = "admit"
     KEEP = "keep"
     STAY_OUT = "stay_out"
     REMOVE = "remove"
     HOLD = "hold"
+    SUSPECT = "suspect"
     OBSERVE = "observe"
 
     @property
@@ -55,9 +58,9 @@ class Case:
     """One node to decide on.
 
     `expected` is what the node's policy expects under the report's profile, each check with its level; `waivers` are
-    policy's. `report` is the whole report, of which only this host's suite is looked at. `in_service` is None where
-    the back end does not know. `twins` are other hosts that have a GPU of this one. Ages are in seconds; `now` knows
-    its time zone.
+    policy's. `report` is the whole report, of which only this host's suite is looked at. `standing` is None where
+    the back end does not know. `twins` are other hosts that have a GPU of this one. `word` is a person's, while it is
+    good. Ages are in seconds; `now` knows its time zone.
     """
 
     host: str
@@ -68,34 +71,58 @@ class Case:
     clock_skew_s: float
     report: Report
     present: Present
-    in_service: bool | None
+    standing: Standing | None
     now: datetime
     twins: tuple[str, ...] = ()
+    history: History = NEW
+    word: Word | None = None
+    greens_to_return: int = 1
+    suspect_after: int = 3
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do with a node, and why, in sentences, the weightiest first. `would` is set with OBSERVE alone."""
+    """What to do with a node, and why, in sentences, the weightiest first.
+
+    `would` is set with OBSERVE alone. `checks` are the failed checks that a REMOVE goes by. `history` is what the next
+    run has to know, before anything was carried out.
+    """
 
     host: str
     action: Action
     reasons: tuple[str, ...]
-    in_service: bool | None
+    standing: Standing | None
     would: Action | None = None
+    checks: tuple[str, ...] = ()
+    history: History = NEW
+
+    @property
+    def in_service(self) -> bool | None:
+        """Whether the node was in service when this was decided; None where the back end could not tell."""
+        return None if self.standing is None else self.standing.inside
 
 
 @dataclass
 class _Findings:
-    """What speaks against a node: `foreign` against the report as a whole, `unknown` is what nobody could tell."""
+    """What speaks against a node: `foreign` against the report as a whole; `unmeasured` are checks that count and have
+    no result, `unknown` is what else nobody could tell."""
 
     foreign: list[str] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
-    evicting: list[str] = field(default_factory=list)
+    evicting: dict[str, str] = field(default_factory=dict)  # sentences by check
     red: list[str] = field(default_factory=list)
+    unmeasured: list[str] = field(default_factory=list)
     observed: list[str] = field(default_factory=list)
 
+    def all_but_observed(self) -> tuple[str, ...]:
+        return (*self.evicting.values(), *self.foreign, *self.red, *self.unmeasured, *self.unknown)
+
     def all(self) -> tuple[str, ...]:
-        return (*self.evicting, *self.foreign, *self.red, *self.unknown, *self.observed)
+        return (*self.all_but_observed(), *self.observed)
+
+    def add(self, outcome: Outcome, sentence: str) -> None:
+        """Take in a cell that is not green, and does not evict."""
+        (self.red if outcome is Outcome.FAIL else self.unmeasured).append(sentence)
 
 
 def decide(case: Case) -> Decision:
@@ -103,25 +130,70 @@ def decide(case: Case) -> Decision:
     if case.expected and set(case.expected.values()) == {"observe"}:
         would = decide(replace(case, expected=dict.fromkeys(case.expected, "evict")))
         note = "policy only observes this node (every check has the level observe), so nothing is done"
-        return Decision(case.host, Action.OBSERVE, (note, *would.reasons), case.in_service, would.action)
+        return replace(would, action=Action.OBSERVE, reasons=(note, *would.reasons), would=would.action, checks=())
     found = _look(case)
-    trusted = not (found.foreign or found.unknown)
-    good = trusted and not (found.evicting or found.red)
-    if case.in_service is None:
-        action = Action.HOLD
-    elif case.in_service:
-        proven = bool(found.evicting) and not found.foreign and not _unknown_machine(case)
-        action = Action.REMOVE if proven else Action.KEEP if good else Action.HOLD
-    elif case.report.profile != "admission":
-        found.foreign.append(f"the report is of the profile {case.report.profile}, and only admission lets a node in")
-        action = Action.STAY_OUT
+    good = not found.all_but_observed()
+    history = _history(case, found, good)
+    if case.standing is None:
+        action, first = Action.HOLD, ["the back end cannot tell whether the node is in service"]
+    elif case.standing.inside:
+        action, first = _inside(case, case.standing, found, good, history)
     else:
-        action = Action.ADMIT if good else Action.STAY_OUT
-    if case.in_service is None:
-        found.unknown.insert(0, "the back end cannot tell whether the node is in service")
+        action, first = _outside(case, case.standing, good, history)
     counted = sum(level != "observe" for level in case.expected.values())
-    fine = f"all {counted} checks that count are green in report {case.report.run_id}"
-    return Decision(case.host, action, (*([fine] if good else []), *found.all()), case.in_service)
+    fine = [f"all {counted} checks that count are green in report {case.report.run_id}"] if good else []
+    checks = tuple(found.evicting) if action is Action.REMOVE else ()
+    reasons = (*first, *fine, *found.all())
+    return Decision(case.host, action, reasons, case.standing, checks=checks, history=history)
+
+
+def _outside(case: Case, stands: Standing, good: bool, history: History) -> tuple[Action, list[str]]:
+    first = []
+    if case.word is not None and case.word.kind == "hold":
+        first.append(str(case.word))
+    if stands.owner:
+        first.append(f"not gpugate's to let in: {stands.owner}")
+    if stands.busy:
+        first.append(f"not now: {stands.busy}")
+    if case.report.profile != "admission":
+        first.append(f"the report is of the profile {case.report.profile}, and only admission lets a node in")
+    if stands.since is not None and case.report.started < stands.since:
+        first.append(f"the report was begun before the node was taken out ({_at(stands.since)}): run the checks again")
+    removed = stands.removed or case.history.removed
+    if good and removed and history.greens < case.greens_to_return:
+        needed = f"{case.greens_to_return} (gpugate_greens_to_return)"
+        first.append(f"{history.greens} green reports in a row since it was removed; it needs {needed}")
+    return (Action.STAY_OUT if first or not good else Action.ADMIT), first
+
+
+def _inside(case: Case, stands: Standing, found: _Findings, good: bool, history: History) -> tuple[Action, list[str]]:
+    if good:
+        return Action.KEEP, []
+    if not (found.evicting and _proven(case, found)):
+        if history.unproven >= case.suspect_after:
+            return Action.SUSPECT, [f"nothing could be told of it for {history.unproven} runs in a row"]
+        return Action.HOLD, []
+    if case.word is not None:
+        return Action.HOLD, [f"would be removed, but is {case.word}"]
+    if stands.busy:
+        return Action.HOLD, [f"would be removed, but not now: {stands.busy}"]
+    return Action.REMOVE, []
+
+
+def _proven(case: Case, found: _Findings) -> bool:
+    """Whether the report tells something about this boot of this machine that may be acted on."""
+    return not found.foreign and case.host in case.report.hosts and not _unknown_machine(case)
+
+
+def _history(case: Case, found: _Findings, good: bool) -> History:
+    """What earlier runs found and this one; a run counts once, however often the gate is asked about it."""
+    before, run = case.history, case.report.run_id
+    if run <= before.last_run:
+        return before
+    if good:
+        return replace(before, last_run=run, greens=before.greens + (case.report.profile == "admission"), unproven=0)
+    gaps = bool(found.foreign or found.unmeasured or found.unknown)
+    return replace(before, last_run=run, greens=0, unproven=before.unproven + 1 if gaps else 0)
 
 
 def _look(case: Case) -> _Findings:
@@ -138,6 +210,10 @@ def _report_as_a_whole(case: Case, found: _Findings) -> None:
         found.foreign.append(f"policy expects no check of this node under the profile {report.profile}")
     if report.scope != "whole":
         found.foreign.append(f"the report is partial ({report.partial_because}): run all checks on all hosts")
+    if report.run_id < case.history.last_run:
+        found.foreign.append(
+            f"this node was decided on by a newer report already ({case.history.last_run}): an older one says nothing"
+        )
     times = {"the report": report.started.timestamp()}
     if case.host in report.hosts and (measured := report.hosts[case.host].identity.get("measured_unix_s")):
         try:
@@ -187,7 +263,7 @@ def _identity(case: Case, found: _Findings) -> None:
 def _cells(case: Case, found: _Findings) -> None:
     suite = case.report.hosts.get(case.host)
     if suite is None:
-        found.red.append("MISSING: the report does not have this host: run the checks on it")
+        found.unmeasured.append("MISSING: the report does not have this host: run the checks on it")
         return
     for check, level in sorted(case.expected.items()):
         outcome, sentence = _outcome(case, check, suite.cells.get(check))
@@ -196,13 +272,13 @@ def _cells(case: Case, found: _Findings) -> None:
         if level == "observe":
             found.observed.append(f"only observed: {sentence}")
         elif level == "evict" and outcome is Outcome.FAIL:
-            found.evicting.append(sentence)
+            found.evicting[check] = sentence
         else:
-            found.red.append(sentence)
+            found.add(outcome, sentence)
     for check in sorted(suite.cells.keys() - case.expected.keys()):
         outcome, sentence = _outcome(case, check, suite.cells[check])
         if not outcome.green:
-            found.red.append(f"{sentence} (policy does not expect this check of this node)")
+            found.add(outcome, f"{sentence} (policy does not expect this check of this node)")
 
 
 def _outcome(case: Case, check: str, cell: Cell | None) -> tuple[Outcome, str]:
@@ -232,6 +308,10 @@ _CHANGED = {
     "boot_id": "the node has been rebooted since the report (its boot id differs): run the checks again",
     "gpu_uuids": "the node has other GPUs than in the report (their UUIDs differ): run the checks again",
 }
+
+
+def _at(time: datetime) -> str:
+    return time.astimezone().isoformat(timespec="seconds")
 
 
 def _hours(seconds: float) -> str:

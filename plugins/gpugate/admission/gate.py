@@ -10,26 +10,36 @@ from datetime import datetime
 from ..policy import Level, Policy
 from ..report.reader import Report
 from .decision import Case, Decision, Present, decide
+from .standing import NEW, History, Standing, Word
 
 
 @dataclass(frozen=True)
 class Node:
-    """A node that somebody asks about: its policy, and what it is now."""
+    """A node that somebody asks about: its policy, what it is now, and the failure domains that it is in."""
 
     host: str
     policy: Policy
     present: Present
+    domains: tuple[str, ...] = ()
 
 
-def decide_all(
-    report: Report, nodes: Sequence[Node], in_service: Mapping[str, bool | None], now: datetime
-) -> list[Decision]:
+@dataclass(frozen=True)
+class Known:
+    """What is known of a node beside report and policy; `standing` is None where the back end cannot tell."""
+
+    standing: Standing | None
+    history: History = NEW
+    word: Word | None = None
+
+
+def decide_all(report: Report, nodes: Sequence[Node], known: Mapping[str, Known], now: datetime) -> list[Decision]:
     """A decision for every node, in their order. Hosts of the report that nobody asks about are left alone.
 
     `now` is local time with its zone: a waiver's last day ends at local midnight.
     """
     twins = _twins(report, nodes)
-    return [decide(_case(report, node, in_service.get(node.host), now, twins.get(node.host, ()))) for node in nodes]
+    nobody = Known(None)
+    return [decide(_case(report, node, known.get(node.host, nobody), now, twins.get(node.host, ()))) for node in nodes]
 
 
 def _twins(report: Report, nodes: Sequence[Node]) -> dict[str, tuple[str, ...]]:
@@ -48,7 +58,7 @@ def _twins(report: Report, nodes: Sequence[Node]) -> dict[str, tuple[str, ...]]:
     return {host: tuple(sorted(others)) for host, others in found.items()}
 
 
-def _case(report: Report, node: Node, in_service: bool | None, now: datetime, twins: tuple[str, ...]) -> Case:
+def _case(report: Report, node: Node, known: Known, now: datetime, twins: tuple[str, ...]) -> Case:
     policy = node.policy
     expected: dict[str, Level] = {check: policy.level_of(check) for check in policy.expected(report.profile)}
     return Case(
@@ -60,7 +70,11 @@ def _case(report: Report, node: Node, in_service: bool | None, now: datetime, tw
         clock_skew_s=policy.clock_skew_s,
         report=report,
         present=node.present,
-        in_service=in_service,
+        standing=known.standing,
+        history=known.history,
+        word=known.word,
+        greens_to_return=policy.greens_to_return,
+        suspect_after=policy.suspect_after,
         twins=twins,
         now=now,
     )

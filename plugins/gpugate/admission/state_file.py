@@ -9,17 +9,17 @@ that is gone: the first decisions leave an audit beside it, and an audit without
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AwareDatetime, ConfigDict, TypeAdapter, ValidationError
 
 from ..errors import AdmissionError
 from . import files
 from .decision import Action, Decision
+from .standing import Standing
 
 SCHEMA = 1
 _STRICT = ConfigDict(extra="forbid", strict=True)
@@ -32,7 +32,7 @@ class Entry:
     __pydantic_config__ = _STRICT
 
     in_service: bool
-    since: str
+    since: AwareDatetime
     by: str
     why: str
     run_id: str
@@ -64,9 +64,9 @@ class StateFile:
         self._by, self._run_id, self._sha256 = by, run_id, report_sha256
         self._hosts = self._read().hosts
 
-    def in_service(self, hosts: Sequence[str]) -> dict[str, bool | AdmissionError]:
+    def standings(self, hosts: Sequence[str]) -> dict[str, Standing | AdmissionError]:
         """What the file said when this run began."""
-        return {host: _inside(self._hosts, host) for host in hosts}
+        return {host: _standing(self._hosts.get(host)) for host in hosts}
 
     def begin(self) -> None:
         """Make the file where there never was one, so that the audit may say from now on that there was."""
@@ -90,19 +90,23 @@ class StateFile:
             raise AdmissionError(f"the state file {self._path} cannot be written: {error.strerror or error}") from error
         return results
 
+    def tell(self, decisions: Sequence[Decision]) -> dict[str, AdmissionError]:
+        """Nothing to show: the file holds who is in service, and no more."""
+        return {}
+
     def _enter(self, state: State, decision: Decision) -> AdmissionError | None:
         host = decision.host
-        if state.hosts.get(host) != self._hosts.get(host) or _inside(state.hosts, host) is not decision.in_service:
+        if state.hosts.get(host) != self._hosts.get(host) or _standing(state.hosts.get(host)) != decision.standing:
             return AdmissionError(
                 f"{host}: somebody changed its entry in {self._path} while this run decided; run admit.yml again"
             )
-        since = datetime.now().astimezone().isoformat(timespec="seconds")
+        since = datetime.now().astimezone().replace(microsecond=0)
         why, inside = "; ".join(decision.reasons), decision.action is Action.ADMIT
         state.hosts[host] = Entry(inside, since, self._by, why, self._run_id, self._sha256)
         return None
 
     def _write(self, state: State) -> None:
-        files.replace(self._path, (json.dumps(asdict(state), indent=2) + "\n").encode())
+        files.replace(self._path, _STATE.dump_json(state, indent=2) + b"\n")
 
     def _read(self) -> State:
         try:
@@ -132,5 +136,8 @@ class StateFile:
         return state
 
 
-def _inside(hosts: dict[str, Entry], host: str) -> bool:
-    return host in hosts and hosts[host].in_service
+def _standing(entry: Entry | None) -> Standing:
+    """A host that is not in the file is new; one that is in it and outside was removed."""
+    if entry is None:
+        return Standing(False)
+    return Standing(entry.in_service, removed=not entry.in_service, since=entry.since)

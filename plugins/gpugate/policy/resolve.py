@@ -24,7 +24,8 @@ PREFIX = "gpugate_"
 # Variables of ours that say where things are, not what a healthy node is.
 NOT_POLICY = {"gpugate_hosts", "gpugate_node_root", "gpugate_probe_python", "gpugate_probe_user", "gpugate_driver_root",
               "gpugate_failure_domain", "gpugate_admission_backend", "gpugate_admission_command",
-              "gpugate_admission_state", "gpugate_admission_timeout_s", "gpugate_fail_on_refusal",
+              "gpugate_admission_state", "gpugate_admission_timeout_s", "gpugate_approved_removals",
+              "gpugate_breaker", "gpugate_fail_on_refusal",
               "gpugate_node_name", "gpugate_report", "gpugate_ssh", "gpugate_state_file"}  # fmt: skip
 FIELDS = {field.name for field in fields(Policy)}
 _POLICY = TypeAdapter(Policy)
@@ -97,6 +98,9 @@ def _check_meaning(policy: Policy) -> None:
                  "rates_share", "siblings_rate_percent"):  # fmt: skip
         if getattr(policy, name) <= 0:
             raise PolicyError(f"gpugate_{name}: {getattr(policy, name)} is not above 0")
+    for name in ("greens_to_return", "suspect_after"):
+        if getattr(policy, name) < 1:
+            raise PolicyError(f"gpugate_{name}: {getattr(policy, name)} is below 1")
     for name in ("burn_max_s", "burn_deadline_s", "probe_deadline_s"):
         if getattr(policy, name) > MOST_S:
             raise PolicyError(f"gpugate_{name}: {getattr(policy, name)} is above {MOST_S:g} s, a day")

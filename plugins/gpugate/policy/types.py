@@ -24,6 +24,7 @@ from .catalogue import CATALOGUE, Level, Profile
 
 Work = Literal["fma", "f16", "bf16", "s8", "stream"]
 
+_GATES_OWN = ("greens_to_return", "report_max_age_s", "suspect_after")
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
@@ -136,6 +137,8 @@ class Policy:
     probe_builds: list[str] = field(default_factory=list)
 
     report_max_age_s: float = 86400.0
+    greens_to_return: int = 2
+    suspect_after: int = 3
 
     @cached_property
     def reference(self) -> Board:
@@ -226,7 +229,12 @@ class Policy:
 
     @cached_property
     def digest(self) -> str:
-        """sha256 (hex) over all that policy resolves to for this node, so that edits elsewhere change nothing here."""
-        plain = json.dumps(dataclasses.asdict(self) | {"reference": dataclasses.asdict(self.reference)},
-                           sort_keys=True, separators=(",", ":"), default=str)  # fmt: skip
+        """sha256 (hex) over all that policy resolves to for this node, so that edits elsewhere change nothing here.
+
+        What only the gate looks at is no part of it: no report gets another meaning by that.
+        """
+        meaning = dataclasses.asdict(self) | {"reference": dataclasses.asdict(self.reference)}
+        for name in _GATES_OWN:
+            del meaning[name]
+        plain = json.dumps(meaning, sort_keys=True, separators=(",", ":"), default=str)
         return hashlib.sha256(plain.encode()).hexdigest()

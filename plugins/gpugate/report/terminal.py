@@ -6,16 +6,15 @@ reason; without what only differs from host to host (names, addresses, numbers, 
 
 from __future__ import annotations
 
-import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from functools import lru_cache
 from heapq import nlargest
 from itertools import groupby, islice
 from pathlib import Path
 
 from ..verdict import Finding, Outcome, Verdict
+from .causes import without_host, without_varying
 from .model import HostReport, Run
 from .store import JUNIT
 from .text import fold, natural, one_line, shortened
@@ -28,12 +27,6 @@ _HOSTS_WIDTH, _TEXT_WIDTH, _VALUE_WIDTH = 160, 600, 120  # characters
 
 # Outcomes, worst first; a FAIL that may evict stands before all of them.
 _ORDER = [Outcome.FAIL, Outcome.ERROR, Outcome.MISSING, Outcome.WAIVED, Outcome.PASS]
-_VARIES = re.compile(
-    r"(?P<hop>jump host \S+)"  # hosts behind different jump hosts are missing for different reasons
-    r"|GPU-[0-9a-f-]{8,}|SHA256:\S+|\b(?=[a-f]*\d)[0-9a-f]{8,}\b"
-    r"|\b[0-9a-f]{4,8}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-7]\b|\d+(\.\d+)*"
-)
-_NAME = re.compile(r"[\w-]+(?:\.[\w-]+)*")
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,7 @@ def _causes(run: Run) -> dict[_Cause, _Seen]:
                 elif (known := reasons.get(verdict.reason)) is not None:
                     text = known
                 else:
-                    text = reasons[verdict.reason] = _without_host(verdict.host, verdict.reason)
+                    text = reasons[verdict.reason] = without_host(verdict.host, verdict.reason)
                 causes[_Cause(_rank(verdict), f"{text}{verdict.waiver or ''}")].append((verdict, finding))
     return causes
 
@@ -100,24 +93,8 @@ def _rank(verdict: Verdict) -> int:
 
 
 def _finding_key(verdict: Verdict, finding: Finding) -> str:
-    rule = _without_varying(finding.rule), _without_varying(finding.origin)
+    rule = without_varying(finding.rule), without_varying(finding.origin)
     return "\n".join((verdict.check, finding.what, *rule, finding.next))
-
-
-def _without_host(host: str, reason: str) -> str:
-    """The reason without the host's own name and address, however often it says them."""
-    own = {host}
-    if where := re.match(rf"{re.escape(host)} \(([^()]*)\)", reason):  # as Target.where says it: name (address:port)
-        reason = host + reason[where.end() :]
-        address = re.sub(r":\d+$", "", where[1])
-        own.add(address)
-        reason = reason.replace(address, host) if ":" in address else reason
-    return _without_varying(_NAME.sub(lambda found: "HOST" if found[0] in own else found[0], reason))
-
-
-@lru_cache(maxsize=16384)
-def _without_varying(text: str) -> str:
-    return _VARIES.sub(lambda found: found["hop"] or "#", text)
 
 
 def _told(seen: _Seen, hosts: int) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..errors import StateBusy, StateError
 
-SCHEMA = 1
+SCHEMA = 2
 BUSY_S = 30.0
 _APPLICATION = 0x67707567  # "gpug", in SQLite's header: this is no other program's database
 
@@ -44,6 +44,44 @@ CREATE TABLE lease_domains (
     PRIMARY KEY (ticket, domain)
 );
 """
+_TABLES_2 = """
+CREATE TABLE gate_nodes (            -- what the gate knows of each node that it ever decided on
+    host TEXT PRIMARY KEY,
+    run TEXT NOT NULL,               -- the newest run decided on
+    greens INTEGER NOT NULL,
+    unproven INTEGER NOT NULL,
+    inside INTEGER,                  -- NULL: the back end could not tell
+    owner TEXT NOT NULL,
+    action TEXT NOT NULL,
+    reasons TEXT NOT NULL,           -- JSON list
+    decided_unix_s REAL NOT NULL,
+    since_unix_s REAL NOT NULL,      -- when this action was decided first, in a row
+    green_run TEXT NOT NULL,
+    green_unix_s REAL,
+    removed_unix_s REAL,             -- NULL: in service by the gate's word, or never let in
+    removed_for TEXT NOT NULL,       -- JSON list of checks
+    domains TEXT NOT NULL,           -- JSON list
+    driver TEXT NOT NULL
+);
+CREATE TABLE gate_owned (            -- what a back end did to a node, so that it undoes nothing of anybody else's
+    backend TEXT NOT NULL,
+    host TEXT NOT NULL,
+    token TEXT NOT NULL,
+    since_unix_s REAL NOT NULL,
+    PRIMARY KEY (backend, host)
+);
+CREATE TABLE gate_words (            -- people's words about nodes; one of a kind may be open for a node
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    host TEXT NOT NULL,
+    kind TEXT NOT NULL CHECK (kind IN ('hold', 'release')),
+    who TEXT NOT NULL,
+    why TEXT NOT NULL,
+    ticket TEXT NOT NULL,
+    since_unix_s REAL NOT NULL,
+    until_unix_s REAL NOT NULL
+);
+"""
+_SCHEMAS = (_TABLES, _TABLES_2)  # what each schema adds to the one before it
 
 
 class Store:
@@ -86,18 +124,19 @@ class Store:
         db.execute("PRAGMA foreign_keys = ON")
         db.execute("BEGIN IMMEDIATE")
         application, schema = _pragma(db, "application_id"), _pragma(db, "user_version")
-        if (application, schema) == (0, 0) and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            for statement in _TABLES.split(";\n"):
-                db.execute(statement)
-            db.execute(f"PRAGMA application_id = {_APPLICATION}")
-            db.execute(f"PRAGMA user_version = {SCHEMA}")
-        elif application != _APPLICATION:
+        fresh = (application, schema) == (0, 0) and not db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if application != _APPLICATION and not fresh:
             raise StateError(f"{self.path} is the database of another program, not gpugate's state store")
-        elif schema != SCHEMA:
+        if not (fresh or 1 <= schema <= SCHEMA):
             raise StateError(
                 f"the state store {self.path} has the schema {schema}; this gpugate reads {SCHEMA}: use the same "
                 "version of gpugate on every controller"
             )
+        if schema < SCHEMA:
+            for statement in ";\n".join(_SCHEMAS[schema:]).split(";\n"):
+                db.execute(statement)
+            db.execute(f"PRAGMA application_id = {_APPLICATION}")
+            db.execute(f"PRAGMA user_version = {SCHEMA}")
         if not self._checked:
             verdict = db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if verdict != "ok":

@@ -56,7 +56,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             nodes = [_node(host, variables["hostvars"], options) for host in variables["ansible_play_hosts_all"]]
             look_only = self._task.check_mode
             memory = _memory(options, look_only)
-            run = Run(getpass.getuser(), report, Path(options["report"]))
+            names = _node_names({node.host: variables["hostvars"][node.host] for node in nodes})
+            run = Run(getpass.getuser(), report, Path(options["report"]), names)
             backend, audit = open_backend(_site(options), run, memory)
             carried = carry(
                 report, nodes, backend, audit, memory, datetime.now().astimezone(), check=look_only,
@@ -84,6 +85,16 @@ def _domains(host: str, value: object) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) and name for name in names):
         raise AnsibleActionFail(f"{host}: gpugate_failure_domain: {value!r} is neither a name nor a list of names")
     return tuple(map(str, names))
+
+
+def _node_names(hostvars: dict[str, Any]) -> dict[str, str]:
+    """What Slurm or Kubernetes calls a host, where the inventory says so."""
+    names = {host: variables["gpugate_node_name"] for host, variables in hostvars.items()
+             if variables.get("gpugate_node_name") is not None}  # fmt: skip
+    for host, name in names.items():
+        if not isinstance(name, str) or not name:
+            raise AnsibleActionFail(f"{host}: gpugate_node_name: {name!r} is no name")
+    return {host: str(name) for host, name in names.items()}
 
 
 def _memory(options: dict[str, Any], look_only: bool) -> Memory:

@@ -3,8 +3,8 @@ playbook and commands give."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import AdmissionError
@@ -31,11 +31,15 @@ class Site:
 
 @dataclass(frozen=True)
 class Run:
-    """Who decides by which report; `path` is where it lies."""
+    """Who decides by which report; `path` is where it lies.
+
+    `node_names` has what Slurm or Kubernetes calls a host, where the inventory says so (`gpugate_node_name`).
+    """
 
     by: str
     report: Report
     path: Path
+    node_names: Mapping[str, str] = field(default_factory=dict)
 
 
 def open_backend(site: Site, run: Run, memory: Memory) -> tuple[AdmissionBackend, Audit]:

@@ -37,6 +37,10 @@ class ReportError(GpugateError):
     """A report cannot be written, read or trusted."""
 
 
+class SigningError(ReportError):
+    """A report cannot be signed."""
+
+
 class AdmissionError(GpugateError):
     """A decision could not be carried out."""
 

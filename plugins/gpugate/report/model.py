@@ -12,6 +12,7 @@ from typing import Literal
 from ..errors import ReportError
 from ..policy import Profile
 from ..verdict import Outcome, Verdict
+from .basis import Basis
 from .times import Times
 
 Scope = Literal["whole", "partial"]
@@ -53,7 +54,7 @@ class HostReport:
 class Run:
     """One run. `started` knows its time zone; `partial_because` says why `scope` is partial.
 
-    A run that judged no host is partial, and its report is one error.
+    A run that judged no host is partial, and its report is one error. `basis` is what it was judged by.
     """
 
     run_id: str
@@ -62,6 +63,7 @@ class Run:
     scope: Scope
     partial_because: str = ""
     hosts: list[HostReport] = field(default_factory=list)
+    basis: Basis | None = None
 
     def __post_init__(self) -> None:
         """Raise ReportError where the run contradicts itself."""

@@ -24,6 +24,7 @@ from ..policy import Profile
 from ..verdict import Outcome
 from .junit import CLASS_PREFIX, NOBODY_CASE, SCHEMA, case_name
 from .model import RUN_ID, Scope
+from .pieces import Pieces
 from .times import NAMES as _TIMES
 
 MAX_BYTES = 1 << 30  # 10,000 hosts x 40 checks with every finding of eight GPUs take 0.6 GB
@@ -75,7 +76,8 @@ class HostCells:
 
 @dataclass(frozen=True)
 class Report:
-    """A report as read; `sha256` is that of the bytes that were parsed."""
+    """A report as read; `sha256` is that of the bytes that were parsed. `signer` is who signed its run, and with which
+    key; empty where nobody looked."""
 
     sha256: str
     run_id: str
@@ -84,21 +86,18 @@ class Report:
     scope: Scope
     partial_because: str
     hosts: dict[str, HostCells]
+    signer: str = ""
 
 
 def read_report(path: Path, max_bytes: int = MAX_BYTES) -> Report:
     """The report in a file; raises ReportError where it cannot be read or is not one whole report of ours."""
     try:
-        if path.exists() and not path.is_file():
-            raise ReportError(f"{path} is not a file")
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
+        with Pieces(path.parent) as pieces:
+            data = pieces.read(path.name, max_bytes)
     except OSError as error:
         raise ReportError(
             f"no report can be read at {path}: {error.strerror} (pytest --hosts=gpu_fleet makes one)"
         ) from error
-    if len(data) > max_bytes:
-        raise ReportError(f"{path} is larger than {max_bytes} bytes: that is no report of ours")
     try:
         return parse_report(data)
     except ReportError as error:

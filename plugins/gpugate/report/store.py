@@ -1,6 +1,6 @@
 """Where reports live: a folder a run, and an atomic link to the latest.
 
-    reports/runs/<run id>/      junit.xml, run.json, evidence/<host>.json
+    reports/runs/<run id>/      junit.xml, run.json, run.json.sig where runs are signed, evidence/<host>.json
     reports/latest              -> runs/<run id> of the last whole run that was written completely
     reports/partial/<run id>/   the same for partial runs, with partial/latest
 
@@ -11,20 +11,19 @@ the link never sees half a report. Runs at the same time have folders of their o
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
-from urllib.parse import quote
+from typing import BinaryIO, cast
 
 from ..errors import ReportError
 from .junit import write_junit
+from .manifest import MANIFEST, SIGNATURE, File, evidence_file, manifest_of
 from .model import Run
-from .text import natural
+from .signature import Signer
 
-JUNIT, MANIFEST, LATEST = "junit.xml", "run.json", "latest"
+JUNIT, LATEST = "junit.xml", "latest"
 
 
 class Store:
@@ -33,10 +32,11 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def write(self, run: Run, evidence: Mapping[str, bytes] | None = None) -> Path:
-        """Write a run with the evidence documents of its hosts; the folder it is in.
+    def write(self, run: Run, evidence: Mapping[str, bytes] | None = None, signer: Signer | None = None) -> Path:
+        """Write a run with the evidence documents of its hosts, signed where there is a signer; the folder it is in.
 
-        Raises ReportError, and leaves the link where it was, if anything of it cannot be written.
+        Raises ReportError, and leaves the link where it was, if anything of it cannot be written; SigningError, a
+        kind of it, where it cannot be signed.
         """
         runs = self.root / "runs" if run.scope == "whole" else self.root / "partial"
         folder, unfinished = runs / run.run_id, runs / f".{run.run_id}"
@@ -44,15 +44,17 @@ class Store:
             raise ReportError(f"{folder} is there already: every run needs a run id of its own")
         try:
             (unfinished / "evidence").mkdir(parents=True)
-            manifest = _manifest(run) | {
-                "junit": _junit(run, unfinished),
-                "evidence": _evidence(unfinished, evidence or {}),
-            }
-            _write(unfinished / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+            manifest = manifest_of(run, _junit(run, unfinished), _evidence(unfinished, evidence or {})).document()
+            _write(unfinished / MANIFEST, manifest)
+            if signer is not None:
+                _write(unfinished / SIGNATURE, signer.sign(manifest))
             _sync(unfinished)
             unfinished.rename(folder)
             _sync(runs)
             _link(self.root / LATEST if run.scope == "whole" else runs / LATEST, folder)
+        except ReportError:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise
         except OSError as error:
             shutil.rmtree(unfinished, ignore_errors=True)
             raise ReportError(
@@ -62,37 +64,22 @@ class Store:
         return folder
 
 
-def _manifest(run: Run) -> dict[str, Any]:
-    hosts = sorted(run.hosts, key=lambda host: (natural(host.host), host.host))
-    return {
-        "schema": 1,
-        "run_id": run.run_id,
-        "started": run.started.isoformat(),
-        "profile": run.profile,
-        "scope": run.scope,
-        "partial_because": run.partial_because,
-        "green": run.green,
-        "counts": run.counts,
-        "hosts": {host.host: {"green": host.green, "identity": host.identity} for host in hosts},
-    }
-
-
-def _junit(run: Run, folder: Path) -> dict[str, Any]:
+def _junit(run: Run, folder: Path) -> File:
     with (folder / JUNIT).open("wb") as file:
         stream = _Hashed(file)
         write_junit(run, cast(BinaryIO, stream))
         file.flush()
         os.fsync(file.fileno())
-    return {"file": JUNIT, "sha256": stream.digest.hexdigest(), "bytes": stream.size}
+    return File(JUNIT, stream.digest.hexdigest(), stream.size)
 
 
-def _evidence(folder: Path, evidence: Mapping[str, bytes]) -> dict[str, Any]:
+def _evidence(folder: Path, evidence: Mapping[str, bytes]) -> dict[str, File]:
     written = {}
     for host in sorted(evidence):
         document = evidence[host]
-        name = f"evidence/{quote(host, safe='')}.json"  # a host's name never leads out of the folder
+        name = evidence_file(host)
         _write(folder / name, document)
-        written[host] = {"file": name, "sha256": hashlib.sha256(document).hexdigest(), "bytes": len(document)}
+        written[host] = File(name, hashlib.sha256(document).hexdigest(), len(document))
     _sync(folder / "evidence")
     return written
 

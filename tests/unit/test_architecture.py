@@ -55,9 +55,12 @@ def files(folder: str) -> list[Path]:
         ("plugins/gpugate/state", {"state", "errors"}),
         ("plugins/gpugate/gather", {"gather", "state", "inventory", "verdict", "policy", "evidence", "errors"}),
         ("plugins/gpugate/engine", {"engine", "gather", "inventory", "policy", "evidence", "errors"}),
-        ("plugins/gpugate/cli", {"cli", "engine", "gather", "inventory", "policy", "errors", "__version__"}),
+        (
+            "plugins/gpugate/cli",
+            {"cli", "engine", "gather", "inventory", "policy", "errors", "__version__", "admission", "report", "state"},
+        ),
         ("plugins/gpugate/report", {"report", "verdict", "policy", "evidence", "errors"}),
-        ("plugins/gpugate/admission", {"admission", "report", "verdict", "policy", "errors"}),
+        ("plugins/gpugate/admission", {"admission", "state", "report", "verdict", "policy", "errors"}),
         ("checks", {"verdict", "policy", "evidence", "errors", "xid", "__version__"}),
     ],
 )

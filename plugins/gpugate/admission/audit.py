@@ -67,11 +67,11 @@ class Audit:
             for host, word in words.items()
         )
 
-    def ended(self, words: Mapping[str, Word], why: str) -> None:
+    def ended(self, words: Iterable[tuple[str, Word]], why: str) -> None:
         """Write down that these words do not count any longer; raises AdmissionError."""
         self._append(
             {"event": _ENDED, "host": host, "word": _WORD.dump_python(word, mode="json"), "problem": why}
-            for host, word in words.items()
+            for host, word in words
         )
 
     def words(self, now: datetime) -> dict[str, list[Word]]:

@@ -17,7 +17,8 @@ from .breaker import Limits, Member, Tripped, stopped, trips
 from .decision import Action, Decision
 from .gate import Known, Node, decide_all
 from .memory import Memory, Remembered, refuse_clock
-from .standing import NEW, Standing
+from .standing import NEW, Standing, Word
+from .words import words_of
 
 _DONE = {Action.ADMIT: "admitted", Action.KEEP: "stays in", Action.STAY_OUT: "refused", Action.REMOVE: "removed",
          Action.HOLD: "held", Action.SUSPECT: "suspect", Action.OBSERVE: "observed"}  # fmt: skip
@@ -118,7 +119,7 @@ def carry(
     anything is done: where they cannot be, nothing is. Raises GpugateError where back end, memory or audit fail for
     everybody.
     """
-    known, problems, remembered = _known(nodes, backend, memory, now)
+    known, problems, remembered = _known(nodes, backend, memory, audit, now)
     decisions = decide_all(report, nodes, known, now)
     limits = limits or Limits()
     fleet = _fleet(report, nodes, decisions, remembered, now - timedelta(hours=limits.window_h))
@@ -136,7 +137,9 @@ def carry(
         audit.stopped(tripped)
     due = [each for each in decisions if each.action.changes]
     if due:
-        results = backend.carry_out(due)
+        results = _said_meanwhile(due, known, words_of(memory, audit, now))
+        if going := [each for each in due if each.host not in results]:
+            results |= backend.carry_out(going)
         audit.carried_out(due, results)
         memory.carried_out([each for each in due if results[each.host] is None], now)
         problems |= {host: error for host, error in results.items() if error is not None}
@@ -145,22 +148,33 @@ def carry(
 
 
 def _known(
-    nodes: Sequence[Node], backend: AdmissionBackend, memory: Memory, now: datetime
+    nodes: Sequence[Node], backend: AdmissionBackend, memory: Memory, audit: Audit, now: datetime
 ) -> tuple[dict[str, Known], dict[str, AdmissionError], dict[str, Remembered]]:
     """What is known of each node, why a back end could not tell of some, and all that the gate remembers."""
     standings = backend.standings([node.host for node in nodes])
-    remembered, words = memory.nodes(), memory.words(now)
+    remembered, words = memory.nodes(), words_of(memory, audit, now)
     refuse_clock(remembered.values(), now)
     problems = {host: seen for host, seen in standings.items() if isinstance(seen, AdmissionError)}
     known = {
         host: Known(
             seen if isinstance(seen, Standing) else None,
             remembered[host].history if host in remembered else NEW,
-            next(iter(words.get(host, ())), None),
+            words.get(host),
         )
         for host, seen in standings.items()
     }
     return known, problems, remembered
+
+
+def _said_meanwhile(
+    due: Sequence[Decision], known: dict[str, Known], words: dict[str, Word]
+) -> dict[str, AdmissionError | None]:
+    """Why some are left alone after all: what a person said while this run decided counts."""
+    return {
+        each.host: AdmissionError(f"{each.host}: it was {word} while this run decided")
+        for each in due
+        if (word := words.get(each.host)) and word != known[each.host].word
+    }
 
 
 def _fleet(

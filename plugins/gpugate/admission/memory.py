@@ -67,8 +67,14 @@ class Memory:
         return found
 
     def say(self, host: str, word: Word) -> None:
-        """Write a person's word down; it takes the place of an earlier one about the same node."""
+        """Write a person's word down; it takes the place of their earlier one about the same node.
+
+        Raises AdmissionError where another person's is still good.
+        """
         with self._store.transaction() as db:
+            query = "SELECT who FROM gate_words WHERE host = ? AND until_unix_s > ? AND who != ?"
+            if other := db.execute(query, (host, word.since.timestamp(), word.who)).fetchone():
+                raise AdmissionError(f"{host}: {other[0]} has said something of it meanwhile: ask {other[0]}")
             self._end(db, host, word.since)
             db.execute(
                 "INSERT INTO gate_words (host, kind, who, why, ticket, since_unix_s, until_unix_s)"

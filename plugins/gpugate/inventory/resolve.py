@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InventoryError
 from ..policy import policy_from_variables
+from ..policy.resolve import NOT_POLICY
 from .defaults import LEAST_CONNECT_S, Defaults
 from .target import TRANSPORTS, Target
 
@@ -29,10 +30,11 @@ def use_project(root: Path) -> None:
     os.environ.setdefault("ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED", "True")
 
 
-def resolve(pattern: str, source: str | None = None) -> list[Target]:
+def resolve(pattern: str, source: str | None = None, extra: Mapping[str, object] | None = None) -> list[Target]:
     """The targets that an Ansible host pattern selects, in inventory order.
 
-    `source` is an inventory path or comma list, None for Ansible's configured one. Raises InventoryError for a
+    `source` is an inventory path or comma list, None for Ansible's configured one. `extra` are variables that stand
+    above the inventory's, as with Ansible's -e. Raises InventoryError for a
     pattern part that matches nothing, an inventory without hosts or one that cannot be read or templated, and
     PolicyError for a host whose policy is invalid.
     """
@@ -52,7 +54,7 @@ def resolve(pattern: str, source: str | None = None) -> list[Target]:
         hosts = _select(inventory, pattern, sources)
         variables = VariableManager(loader, inventory)
         defaults = Defaults.read(loader)
-        return [_target(host.name, variables.get_vars(host=host), loader, defaults) for host in hosts]
+        return [_target(host.name, variables.get_vars(host=host) | (extra or {}), loader, defaults) for host in hosts]
     except AnsibleError as error:
         raise InventoryError(f"the inventory cannot be resolved: {error}") from error
 
@@ -91,8 +93,8 @@ def _select(inventory: InventoryManager, pattern: str, sources: Any) -> list[Any
     for part in parts:
         bare = part.lstrip("!&")
         if bare not in inventory.groups and not _matches(inventory, bare):
-            close = difflib.get_close_matches(bare, known, 1)
-            hint = f"; did you mean {close[0]}?" if close else f" (there are: {', '.join(known[:10])})"
+            close = difflib.get_close_matches(bare, known, 3)
+            hint = f"; did you mean {' or '.join(close)}?" if close else f" (there are: {', '.join(known[:10])})"
             raise InventoryError(f"--hosts: no host or group in {_shown(sources)} matches {bare!r}{hint}")
         if not part.startswith("!") and not _matches(inventory, bare):
             raise InventoryError(f"--hosts: the group {bare} of {_shown(sources)} has no hosts")
@@ -187,6 +189,7 @@ def _target(name: str, variables: Mapping[str, Any], loader: Any, defaults: Defa
             driver_root=_text(get("gpugate_driver_root")),
             state_file=_state_file(_text(get("gpugate_state_file"))),
             node_name=_text(get("gpugate_node_name")),
+            variables={key: value for key, value in ours.items() if key in NOT_POLICY},
         )
     except (ValueError, TypeError) as error:
         raise InventoryError(f"{name}: its connection variables are not valid: {error}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -17,8 +18,9 @@ class Target:
     `address` is None where neither ansible_host nor the ssh configuration renames it; `port`, `user` and
     `private_key` are None where the inventory leaves them to the ssh configuration. `ssh` names what carries the
     connection: asyncssh, openssh, or auto. `connect_s` is how long TCP may take. `state_file` is the controllers'
-    state store, None for the project's own. `node_name` is what Slurm or Kubernetes calls it, None for `name`. Secrets
-    stay out of reprs.
+    state store, None for the project's own. `node_name` is what Slurm or Kubernetes calls it, None for `name`.
+    `variables` are those of its gpugate_ variables that are no policy, as the inventory has them. Secrets stay out of
+    reprs.
     """
 
     name: str
@@ -40,6 +42,7 @@ class Target:
     driver_root: str | None = None
     state_file: Path | None = None
     node_name: str | None = None
+    variables: Mapping[str, object] = field(default_factory=dict, repr=False, hash=False)
 
     @property
     def probe(self) -> PurePosixPath:

@@ -215,6 +215,24 @@ def test_observe_does_nothing(in_service: bool, changed: dict[str, Outcome], wou
     assert not decision.action.changes
 
 
+@pytest.mark.parametrize(
+    ("changes", "healthy"),
+    [
+        ({}, True),
+        ({"standing": Standing(False, owner="root")}, True),
+        ({"report": report(cells(thermal_headroom=FAIL))}, False),
+        ({"report": report(cells(errors_ecc=FAIL))}, False),
+        ({"report": report(cells(errors_ecc=ERROR))}, None),
+        ({"report": report(cells(thermal_headroom=FAIL), started=NOW - timedelta(hours=2))}, None),
+        ({"report": report(cells(thermal_headroom=FAIL)), "present": Present(None, None, None, "down")}, None),
+        ({"expected": dict.fromkeys(LEVELS, "observe"), "report": report(cells(thermal_headroom=FAIL))}, False),
+    ],
+)
+def test_health_is_what_is_proven(changes: dict[str, Any], healthy: bool | None) -> None:
+    """A node is healthy or at fault only where the report proves it of the node as it is now, whoever keeps it out."""
+    assert decide(case(True, **changes)).healthy is healthy
+
+
 def test_weightiest_reason_comes_first() -> None:
     """What removes a node is said before what is merely not known."""
     decision = decide(case(True, report=report(cells(thermal_headroom=FAIL, errors_ecc=ERROR, host_clock=FAIL))))

@@ -85,7 +85,8 @@ class Decision:
     """What to do with a node, and why, in sentences, the weightiest first.
 
     `would` is set with OBSERVE alone. `checks` are the failed checks that a REMOVE goes by. `history` is what the next
-    run has to know, before anything was carried out.
+    run has to know, before anything was carried out. `healthy` is what the report proves of the node as it is now,
+    whatever is done about it: None where it proves neither.
     """
 
     host: str
@@ -95,6 +96,7 @@ class Decision:
     would: Action | None = None
     checks: tuple[str, ...] = ()
     history: History = NEW
+    healthy: bool | None = None
 
     @property
     def in_service(self) -> bool | None:
@@ -144,7 +146,8 @@ def decide(case: Case) -> Decision:
     fine = [f"all {counted} checks that count are green in report {case.report.run_id}"] if good else []
     checks = tuple(found.evicting) if action is Action.REMOVE else ()
     reasons = (*first, *fine, *found.all())
-    return Decision(case.host, action, reasons, case.standing, checks=checks, history=history)
+    healthy = True if good else False if (found.evicting or found.red) and _proven(case, found) else None
+    return Decision(case.host, action, reasons, case.standing, checks=checks, history=history, healthy=healthy)
 
 
 def _outside(case: Case, stands: Standing, good: bool, history: History) -> tuple[Action, list[str]]:

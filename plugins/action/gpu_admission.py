@@ -26,7 +26,7 @@ except ImportError as error:
 
 ARGUMENTS = {
     "report": {"type": "path", "required": True},
-    "backend": {"type": "str", "choices": ["state_file", "command"], "default": "state_file"},
+    "backend": {"type": "str", "choices": ["state_file", "command", "slurm"], "default": "state_file"},
     "state": {"type": "path", "required": True},
     "store": {"type": "path"},
     "command": {"type": "list", "elements": "str"},

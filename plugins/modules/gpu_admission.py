@@ -23,7 +23,7 @@ options:
   backend:
     description: What decisions are carried out with.
     type: str
-    choices: [state_file, command]
+    choices: [state_file, command, slurm]
     default: state_file
   state:
     description: >-
@@ -44,7 +44,7 @@ options:
     type: list
     elements: str
   timeout_s:
-    description: How long one call of O(command) may take, in seconds.
+    description: How long one call of O(command), or of C(scontrol), may take, in seconds.
     type: float
     default: 30.0
   identities:
@@ -127,7 +127,7 @@ from ansible.module_utils.basic import AnsibleModule  # noqa: E402  # documentat
 
 ARGUMENTS = {
     "report": {"type": "path", "required": True},
-    "backend": {"type": "str", "choices": ["state_file", "command"], "default": "state_file"},
+    "backend": {"type": "str", "choices": ["state_file", "command", "slurm"], "default": "state_file"},
     "state": {"type": "path", "required": True},
     "store": {"type": "path"},
     "command": {"type": "list", "elements": "str"},

@@ -13,6 +13,8 @@ from .audit import Audit
 from .backends import AdmissionBackend
 from .command import CommandHook
 from .memory import Memory
+from .scontrol import Scontrol
+from .slurm import Slurm
 from .state_file import StateFile
 
 
@@ -67,7 +69,12 @@ def _command(site: Site, run: Run, _: Memory) -> AdmissionBackend:
     return CommandHook(site.command, run.path, site.timeout_s)
 
 
+def _slurm(site: Site, run: Run, memory: Memory) -> AdmissionBackend:
+    return Slurm(Scontrol(site.timeout_s), memory, run.report.run_id, run.node_names, site.state)
+
+
 _BACKENDS: dict[str, Callable[[Site, Run, Memory], AdmissionBackend]] = {
     "state_file": _state_file,
     "command": _command,
+    "slurm": _slurm,
 }

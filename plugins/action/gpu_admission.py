@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ try:
     from gpugate.admission.site import Run
     from gpugate.errors import GpugateError
     from gpugate.provision import host_policy
+    from gpugate.report import Signers
     from gpugate.report.reader import Report, read_report
+    from gpugate.report.signed import read_signed
     from gpugate.report.text import fold
     from gpugate.state.store import Store
 except ImportError as error:
@@ -26,6 +29,8 @@ except ImportError as error:
 
 ARGUMENTS = {
     "report": {"type": "path", "required": True},
+    "allowed_signers": {"type": "path"},
+    "revoked_signers": {"type": "path"},
     "backend": {"type": "str", "choices": ["state_file", "command", "slurm"], "default": "state_file"},
     "state": {"type": "path", "required": True},
     "store": {"type": "path"},
@@ -52,7 +57,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             argument_spec=ARGUMENTS, required_if=[("backend", "command", ["command"])]
         )
         try:
-            report = read_report(Path(options["report"]))
+            report = _report(options, self._task.args, variables)
             nodes = [_node(host, variables["hostvars"], options) for host in variables["ansible_play_hosts_all"]]
             look_only = self._task.check_mode
             memory = _memory(options, look_only)
@@ -65,9 +70,41 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             )  # fmt: skip
         except GpugateError as error:
             raise AnsibleActionFail(str(error)) from None
-        for line in [*carried.lines, *carried.alerts, f"report: {options['report']} (run {report.run_id})"]:
+        for line in [*carried.lines, *carried.alerts, f"report: {options['report']} ({_about(report)})"]:
             self._display.display(line)
         return _result(carried, report, options)
+
+
+def _report(options: dict[str, Any], given: dict[str, Any], variables: dict[str, Any]) -> Report:
+    """The report; where this task, or the inventory for any host, has allowed signers, with its signature.
+
+    What was meant to ask for a signature, and names no file or another one, is an error and never a report unsigned.
+    """
+    path, allowed, revoked = Path(options["report"]), options["allowed_signers"], options["revoked_signers"]
+    for name, value in (("allowed_signers", allowed), ("revoked_signers", revoked)):
+        variable = f"gpugate_{name}"
+        if name in given and not value:
+            raise AnsibleActionFail(f"{variable} is empty: name the file, or leave the variable out")
+        hosts = [variables["hostvars"][host] for host in variables["ansible_play_hosts_all"]]
+        meant = {_expanded(host[variable]) for host in hosts if variable in host}
+        if meant - {value}:
+            raise AnsibleActionFail(
+                f"{variable} is {', '.join(sorted(meant))} for some hosts, and {value or 'nothing'} for this task: one "
+                "report has one file of them, so give it to all hosts alike"
+            )
+    if revoked and not allowed:
+        raise AnsibleActionFail("gpugate_revoked_signers without gpugate_allowed_signers checks nothing: give both")
+    if not allowed:
+        return read_report(path)
+    return read_signed(path, Signers(Path(allowed), Path(revoked) if revoked else None))
+
+
+def _expanded(path: object) -> str:
+    return os.path.expanduser(os.path.expandvars(str(path)))  # noqa: PTH111  # as Ansible reads options of the type path
+
+
+def _about(report: Report) -> str:
+    return f"run {report.run_id}, signed by {report.signer}" if report.signer else f"run {report.run_id}, unsigned"
 
 
 def _node(host: str, hostvars: Any, options: dict[str, Any]) -> Node:
@@ -125,6 +162,7 @@ def _result(carried: Carried, report: Report, options: dict[str, Any]) -> dict[s
         "changed": bool(carried.changed),
         "report_sha256": report.sha256,
         "run_id": report.run_id,
+        "signer": report.signer,
         "diff": {"before": carried.states(after=False), "after": carried.states(after=True)},
     }
     if wrong:  # Ansible shows a failed result whole, and the lines have said it all

@@ -20,6 +20,15 @@ options:
     description: The JUnit report to decide by.
     type: path
     required: true
+  allowed_signers:
+    description: >-
+      Whose signatures count, a file as ssh-keygen(1) has it under ALLOWED SIGNERS, without patterns, that nobody but
+      root or this user can change. With it a report that is unsigned, altered, or signed by anybody else is refused,
+      and nobody is admitted or removed. Without it no signature is looked at.
+    type: path
+  revoked_signers:
+    description: A file of keys, or a KRL, whose signatures do not count whatever O(allowed_signers) says.
+    type: path
   backend:
     description: What decisions are carried out with.
     type: str
@@ -121,12 +130,18 @@ run_id:
   description: The run that the report is of.
   returned: success
   type: str
+signer:
+  description: Who signed the run, and with which key; empty where O(allowed_signers) was not given.
+  returned: success
+  type: str
 """
 
 from ansible.module_utils.basic import AnsibleModule  # noqa: E402  # documentation comes first in a module
 
 ARGUMENTS = {
     "report": {"type": "path", "required": True},
+    "allowed_signers": {"type": "path"},
+    "revoked_signers": {"type": "path"},
     "backend": {"type": "str", "choices": ["state_file", "command", "slurm"], "default": "state_file"},
     "state": {"type": "path", "required": True},
     "store": {"type": "path"},

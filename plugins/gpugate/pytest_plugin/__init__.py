@@ -17,7 +17,7 @@ import pytest
 from ..errors import GpugateError, ReportError
 from ..policy import CATALOGUE, Profile
 from ..report.terminal import summary_lines
-from . import finish, live, ordinary, running
+from . import finish, live, ordinary, running, signing
 from .cells import is_check, make_items
 from .state import STATE, State, verdict_of
 
@@ -36,6 +36,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )  # fmt: skip
     group.addoption("--reports", metavar="DIR", help="where reports are written (default: reports/ in the project)")
     live.add_options(parser, group)
+    signing.add_options(parser)
     parser.addini("gpugate", "this project's checks judge hosts: --hosts is needed", type="bool", default=False)
 
 
@@ -95,6 +96,11 @@ class _Session:
         node.workerinput["gpugate_evidence"] = str(self.state.folder or "")
         node.workerinput["gpugate_profile"] = self.state.profile
 
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any, error: object) -> None:
+        """Take over what an xdist worker collected."""
+        signing.receive_sources(self.state, getattr(node, "workeroutput", {}))
+
     @pytest.hookimpl(tryfirst=True)
     def pytest_collection(self, session: pytest.Session) -> None:
         """Resolve the hosts before anything is collected for them."""
@@ -118,6 +124,10 @@ class _Session:
         if not is_check(name, obj) or not isinstance(collector, pytest.Module):
             return None
         return make_items(self.state, collector, name, obj)  # type: ignore[arg-type]  # is_check made sure
+
+    def pytest_collection_finish(self) -> None:
+        """Remember by which files hosts are judged, as they are now."""
+        signing.take_sources(self.config, self.state)
 
     def pytest_deselected(self, items: list[pytest.Item]) -> None:
         """Count what -k, -m, --lf and node ids left out."""
@@ -148,6 +158,8 @@ class _Session:
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
         """Write the report, whatever happened."""
+        if self.worker and STATE in self.config.stash:
+            signing.send_sources(self.config, self.state)
         if STATE in self.config.stash and not self.worker and not self.config.option.collectonly:
             try:
                 run, folder = finish.write_report(self.config, session, self.state)
@@ -175,6 +187,8 @@ class _Session:
             folder = None if self.worker else live.given_evidence(self.config)
             if folder is not None:
                 state.use_folder(folder)
+            if not (self.worker or self.config.option.collectonly):
+                state.signer = signing.signer(self.config, state.targets.values())
             self.config.stash[STATE] = state
         except GpugateError as error:
             folder = (

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
-from ..errors import ReportError
+from ..errors import ReportError, SigningError
 from ..gather.folder import document_path
-from ..report import HostReport, Run, Store, Times, identity_of, new_run_id
+from ..report import HostReport, Run, Store, Times, basis_of, identity_of, new_run_id
+from ..report.store import JUNIT
 from ..verdict import Verdict, missing
 from .live import reports_folder
 from .state import State
@@ -55,11 +57,19 @@ def write_report(config: pytest.Config, session: pytest.Session, state: State) -
         scope="partial" if because or not hosts else "whole",
         partial_because=because or ("" if hosts else "no host was judged"),
         hosts=hosts,
+        basis=basis_of({host: target.policy for host, target in state.targets.items()}, state.profile, state.sources),
     )
     documents = (
         {} if state.folder is None else _Documents(state.folder, {h: known.sha256 for h, known in about.items()})
     )
-    folder = Store(reports_folder(config)).write(run, documents)
+    store = Store(reports_folder(config))
+    try:
+        folder = store.write(run, documents, state.signer)
+    except SigningError as error:
+        # Nothing is lost, and nobody is let in by it: what was judged can be read, and what was gathered is kept.
+        because = "; ".join(filter(None, (run.partial_because, f"it could not be signed: {error}")))
+        kept = store.write(replace(run, scope="partial", partial_because=because), documents)
+        raise ReportError(f"{error}; the report is kept, unsigned and as a partial one, in {kept / JUNIT}") from error
     if not run.green and session.exitstatus == pytest.ExitCode.OK:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
     return run, folder

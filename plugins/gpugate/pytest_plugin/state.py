@@ -15,7 +15,7 @@ from ..errors import EvidenceError
 from ..gather import GatherLog, load, read_log
 from ..inventory import Target
 from ..policy import CATALOGUE, Profile
-from ..report import Times, identity_of, times_of
+from ..report import Signer, Times, identity_of, times_of
 from ..report.aside import Cases
 from ..report.junit import case_xml
 from ..verdict import Gathered, Verdict
@@ -50,6 +50,8 @@ class State:
     cases: Cases | None = None
     worker: bool = False
     defined: dict[str, Path] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)  # sha256 of what was collected, by path in the project
+    signer: Signer | None = None
     deselected: int = 0
     distributed: bool = False
     collection_errors: list[str] = field(default_factory=list)

@@ -38,12 +38,13 @@ class Pieces:
             if error.errno in (errno.ELOOP, errno.ENOTDIR):
                 raise ReportError(f"{path} is reached by a link, and a run has files of its own alone") from error
             raise
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        about = os.fstat(descriptor)
+        if not stat.S_ISREG(about.st_mode):
             os.close(descriptor)
             raise ReportError(f"{path} is not a file")
         with os.fdopen(descriptor, "rb") as file:
-            data = file.read(max_bytes + 1)
-        if len(data) > max_bytes:
+            data = file.read(max_bytes + 1) if about.st_size <= max_bytes else b""
+        if max(len(data), about.st_size) > max_bytes:  # it may have grown since
             raise ReportError(f"{path} is larger than {max_bytes} bytes: that is no file of this run")
         return data
 

@@ -44,7 +44,7 @@ def _read(pieces: Pieces, name: str, signers: Signers) -> Report:
     manifest = parse_manifest(signed)
     if name != manifest.junit.file:
         raise ReportError(f"the signed report of this run is {manifest.junit.file}")
-    junit = pieces.read(name, MAX_BYTES)
+    junit = pieces.read(name, min(manifest.junit.bytes, MAX_BYTES))
     if hashlib.sha256(junit).hexdigest() != manifest.junit.sha256:
         raise ReportError("it is not the report that was signed: it was changed, or the signature is of another run")
     report = parse_report(junit)

@@ -37,7 +37,6 @@ def test_two_controllers_never_burn_at_once(rack: Site, tmp_path: Path) -> None:
     with ThreadPoolExecutor(2) as both:
         runs = list(both.map(lambda site: site.pytest(), sites))
     said = "".join(run.stdout + run.stderr for run in runs)
-    assert "waits for power domain rack7: 1 of 1 nodes burn (gpu" in said
     documents = [parse(path.read_bytes()) for site in sites for path in site.latest().glob("evidence/gpu?.json")]
     assert sorted(document.host.hostname for document in documents) == ["gpu0", "gpu0", "gpu1", "gpu1"], said
     assert [len(document.burn.gpus) for document in documents] == [2] * 4

@@ -14,12 +14,14 @@ NODES = {f"gpu{n}": LARGE if n < 7 or n == 18 else SMALL for n in range(19)}
 
 @dataclass(frozen=True)
 class Fault:
-    """One fault of one node. `words` stand in the red lines of `check`, on `gpu` where the fault is one GPU's."""
+    """One fault of one node. `words` stand in the red lines of `check`, on `gpu` where the fault is one GPU's; `other`
+    is a second check and its words, either of which may be first to meet a fault that shows itself once."""
 
     name: str
     check: str
     words: str
     gpu: int | None = None
+    other: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,8 @@ ROUNDS = [
             Fault("locked_clock", "thermal.power_reached", "power", 2),
         ],
         "gpu7": [Fault("wrong_answers", "compute.known_answer", "wrong words", 1)],
-        "gpu8": [Fault("wrong_bit_once", "driver.kernel_launch", "known answer is False", 1)],
+        "gpu8": [Fault("wrong_bit_once", "driver.kernel_launch", "known answer is False", 1,
+                       other=("compute.known_answer", "wrong words"))],
         "gpu9": [Fault("nan_answers", "compute.known_answer", "wrong words", 1)],
         "gpu10": [Fault("wrong_after_warmup", "compute.known_answer", "wrong words", 1)],
         "gpu11": [Fault("wrong_under_heat", "compute.known_answer", "wrong words", 1)],

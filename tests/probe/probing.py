@@ -91,7 +91,8 @@ def interpreters() -> Iterator[str]:
     for name in ("python3.9", "python3.10", "python3.11", "python3.12", "python3.13"):
         found = shutil.which(name)
         if found and name != own and _works(found):
-            yield found
+            # Itself, and not a version manager's shim, which needs that manager's own environment.
+            yield subprocess.check_output([found, "-c", "import sys; print(sys.executable)"], text=True).strip()
 
 
 def old_interpreters() -> list[str]:

@@ -31,6 +31,7 @@ ARGUMENTS = {
     "report": {"type": "path", "required": True},
     "allowed_signers": {"type": "path"},
     "revoked_signers": {"type": "path"},
+    "hosts": {"type": "list", "elements": "str"},
     "backend": {"type": "str", "choices": ["state_file", "command", "slurm"], "default": "state_file"},
     "state": {"type": "path", "required": True},
     "store": {"type": "path"},
@@ -58,7 +59,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         )
         try:
             report = _report(options, self._task.args, variables)
-            nodes = [_node(host, variables["hostvars"], options) for host in variables["ansible_play_hosts_all"]]
+            nodes = [_node(host, variables["hostvars"], options) for host in _hosts(options, variables)]
             look_only = self._task.check_mode
             memory = _memory(options, look_only)
             names = _node_names({node.host: variables["hostvars"][node.host] for node in nodes})
@@ -73,6 +74,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         for line in [*carried.lines, *carried.alerts, f"report: {options['report']} ({_about(report)})"]:
             self._display.display(line)
         return _result(carried, report, options)
+
+
+def _hosts(options: dict[str, Any], variables: dict[str, Any]) -> list[str]:
+    hosts: list[str] = options["hosts"] if options["hosts"] is not None else variables["ansible_play_hosts_all"]
+    if not hosts:
+        raise AnsibleActionFail("hosts is empty: there is nobody to decide on")
+    return hosts
 
 
 def _report(options: dict[str, Any], given: dict[str, Any], variables: dict[str, Any]) -> Report:

@@ -29,6 +29,10 @@ options:
   revoked_signers:
     description: A file of keys, or a KRL, whose signatures do not count whatever O(allowed_signers) says.
     type: path
+  hosts:
+    description: Whom to decide on. By default all hosts of the play, in whichever batch they are.
+    type: list
+    elements: str
   backend:
     description: What decisions are carried out with.
     type: str
@@ -142,6 +146,7 @@ ARGUMENTS = {
     "report": {"type": "path", "required": True},
     "allowed_signers": {"type": "path"},
     "revoked_signers": {"type": "path"},
+    "hosts": {"type": "list", "elements": "str"},
     "backend": {"type": "str", "choices": ["state_file", "command", "slurm"], "default": "state_file"},
     "state": {"type": "path", "required": True},
     "store": {"type": "path"},

@@ -10,6 +10,8 @@ version_added: "0.1.0"
 description:
   - With O(state=present), builds the probe on the controller, puts it on the node under a folder named by its digest,
     and points C(current) at it. The builds before stay, at most O(keep) of them, for going back.
+  - With O(build=previous) besides, the build that was current before that of this checkout is current again. A node on
+    which the build of this checkout is not current has gone back already, or never had it, and stays as it is.
   - With O(state=identity), changes nothing and returns which machine, on which boot, with which GPUs answers right now.
   - With O(state=absent), removes every build, and the samples that burns left on the node.
   - A node needs a Python 3.9 or later and the NVIDIA driver; nothing is installed there but this one file.
@@ -19,6 +21,13 @@ options:
     type: str
     choices: [present, absent, identity]
     default: present
+  build:
+    description: >-
+      Which build should be current - this checkout's, or the one before it on the node. It is an error where the node
+      has none before it.
+    type: str
+    choices: [this, previous]
+    default: this
   root:
     description: The node root. Every path on the node lies below it.
     type: path
@@ -31,7 +40,7 @@ options:
     type: int
     default: 2
   digest:
-    description: The sha256 of the build. The action plugin fills it in.
+    description: The sha256 of this checkout's build. The action plugin fills it in.
     type: str
   src:
     description: Where the build was carried to on the node. The action plugin fills it in.
@@ -52,6 +61,11 @@ EXAMPLES = r"""
 - name: Put the probe of this checkout on the node
   gpu_probe:
     root: "{{ gpugate_node_root | default('/') }}"
+  become: true
+
+- name: Go back to the build before
+  gpu_probe:
+    build: previous
   become: true
 
 - name: Ask which machine this is, and since when it is up
@@ -150,6 +164,7 @@ from ansible.module_utils.gpugate_node import PROBE_FILE, PROBES, STATE, NodeErr
 
 ARGUMENTS: dict[str, dict[str, object]] = {
     "state": {"type": "str", "choices": ["present", "absent", "identity"], "default": "present"},
+    "build": {"type": "str", "choices": ["this", "previous"], "default": "this"},
     "root": {"type": "path", "default": "/"},
     "driver_root": {"type": "path"},
     "keep": {"type": "int", "default": 2},
@@ -196,14 +211,15 @@ class Builds:
         found = {(place.stat().st_uid, place.stat().st_mode & 0o7777) for place in (file, file.parent)}
         return found == {(os.geteuid(), 0o755)} and self._sha256(str(file)) == digest
 
+    def deployed(self) -> list[str]:
+        """The digests of the builds on the node, the one that was deployed last first."""
+        found = [path for path in self.folder.glob("[!.]*") if path.name != "current"]
+        return [path.name for path in sorted(found, key=lambda path: path.lstat().st_mtime_ns, reverse=True)]
+
     def spare(self, digest: str, keep: int) -> list[Path]:
         """The builds beyond the newest `keep` beside this one, and what an interrupted run left."""
-        if not self.folder.is_dir():
-            return []
-        others = [path for path in self.folder.iterdir() if path.name not in ("current", digest)]
-        builds = [path for path in others if not path.name.startswith(".")]
-        builds.sort(key=lambda path: path.lstat().st_mtime_ns, reverse=True)
-        return builds[keep:] + [path for path in others if path.name.startswith(".")]
+        others = [name for name in self.deployed() if name != digest]
+        return [self.folder / name for name in others[keep:]] + list(self.folder.glob(".*"))
 
     def install(self, src: str, digest: str) -> None:
         """Copy a build in under its digest, as one step for whoever looks."""
@@ -217,6 +233,11 @@ class Builds:
         shutil.rmtree(self.folder / digest, ignore_errors=True)
         fresh.rename(self.folder / digest)
 
+    def deploy(self, digest: str) -> None:
+        """Make a build current, and the last that was deployed: the order is what going back goes by."""
+        os.utime(self.folder / digest)
+        self.switch(digest)
+
     def switch(self, digest: str) -> None:
         """Point `current` at a build; a reader finds the one before or this one, never none."""
         fresh = self.folder / f".current-{os.getpid()}"
@@ -225,18 +246,21 @@ class Builds:
 
 
 def present(module: AnsibleModule, builds: Builds) -> dict[str, Any]:
-    """The build of `digest` on the node and current; `src` brings it where it is not there yet."""
-    with contextlib.nullcontext() if module.check_mode else builds.alone():
-        return _present(module, builds)
-
-
-def _present(module: AnsibleModule, builds: Builds) -> dict[str, Any]:
-    digest, src, keep = (module.params[name] for name in ("digest", "src", "keep"))
-    if not digest:
+    """The build of `digest` on the node and current, or the one before it where that is asked for."""
+    if not module.params["digest"]:
         raise NodeError(
             "the build to deploy is not known: plugins/action/gpu_probe.py did not run. Start Ansible in the project's "
             "root or in playbooks/"
         )
+    back = module.params["build"] == "previous"
+    changes_nothing = module.check_mode or (back and not builds.folder.is_dir())
+    with contextlib.nullcontext() if changes_nothing else builds.alone():
+        return _previous(module, builds) if back else _this(module, builds)
+
+
+def _this(module: AnsibleModule, builds: Builds) -> dict[str, Any]:
+    """Make this checkout's build current; `src` brings it where it is not there yet."""
+    digest, src, keep = (module.params[name] for name in ("digest", "src", "keep"))
     before, whole, spare = builds.current, builds.whole(digest), builds.spare(digest, keep)
     if not module.check_mode:
         if not whole:
@@ -244,7 +268,7 @@ def _present(module: AnsibleModule, builds: Builds) -> dict[str, Any]:
                 raise NodeError(f"the build {digest} is not on the node", probe_missing=True)
             builds.install(src, digest)
         if before != digest:
-            builds.switch(digest)
+            builds.deploy(digest)
         for old in spare:
             remove(old)
     lines = [] if before == digest and whole else [f"{builds.link}: {before or 'absent'} -> {digest}"]
@@ -252,6 +276,28 @@ def _present(module: AnsibleModule, builds: Builds) -> dict[str, Any]:
     path = str(builds.file(digest))
     known = identity(module, path) if whole or not module.check_mode else None
     return outcome(lines, digest=digest, path=path, identity=known)
+
+
+def _previous(module: AnsibleModule, builds: Builds) -> dict[str, Any]:
+    """Make the build before this checkout's current again; nothing to do where this checkout's is not current."""
+    this, current, known = module.params["digest"], builds.current, builds.deployed()
+    if current != this and {current, this} <= set(known) and known.index(str(current)) < known.index(this):
+        raise NodeError(
+            f"the current build of the probe, {current}, was deployed after this checkout's, {this}: go back in the "
+            "checkout that it came from, or run provision.yml without gpugate_probe to have this checkout's"
+        )
+    before = [name for name in known if name != this] if current == this else [current]
+    wanted = next((name for name in before if name and builds.whole(name)), None)
+    if wanted is None:
+        raise NodeError(
+            f"{builds.folder} has no previous build of the probe to go back to (current is {current}): run "
+            "provision.yml without gpugate_probe in a checkout of the gpugate that you want here"
+        )
+    if current != wanted and not module.check_mode:
+        builds.switch(wanted)
+    lines = [] if current == wanted else [f"{builds.link}: {current} -> {wanted}"]
+    path = str(builds.file(wanted))
+    return outcome(lines, digest=wanted, path=path, identity=identity(module, path))
 
 
 def absent(module: AnsibleModule, builds: Builds) -> dict[str, Any]:

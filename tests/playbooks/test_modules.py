@@ -163,7 +163,8 @@ class _Module:
     check_mode = False
 
     def __init__(self, root: Path, src: Path, digest: str) -> None:
-        self.params = {"root": str(root), "src": str(src), "digest": digest, "keep": 2, "driver_root": None}
+        self.params = {"root": str(root), "src": str(src), "digest": digest, "keep": 2, "driver_root": None,
+                       "build": "this"}  # fmt: skip
 
     def sha256(self, path: str) -> str:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()

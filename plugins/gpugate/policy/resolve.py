@@ -26,6 +26,7 @@ NOT_POLICY = {"gpugate_hosts", "gpugate_node_root", "gpugate_probe_python", "gpu
               "gpugate_failure_domain", "gpugate_admission_backend", "gpugate_admission_command",
               "gpugate_admission_state", "gpugate_admission_timeout_s", "gpugate_approved_removals",
               "gpugate_breaker", "gpugate_fail_on_refusal",
+              "gpugate_max_fail_percentage", "gpugate_probe", "gpugate_reports", "gpugate_serial",
               "gpugate_allowed_signers", "gpugate_revoked_signers", "gpugate_signing_key",
               "gpugate_node_name", "gpugate_report", "gpugate_ssh", "gpugate_state_file"}  # fmt: skip
 FIELDS = {field.name for field in fields(Policy)}

@@ -103,7 +103,8 @@ class Signers:
                 done = _ssh_keygen(verify, data, self.deadline_s)
                 if not done.returncode and (good := _GOOD.search(done.stdout.decode(errors="replace"))):
                     return one_line(good[1])
-            raise ReportError(f"the signature of {one_line(principals[0])} does not hold: {_said(done)}")
+            revoked = f", or its key stands in {self.revoked}" if self.revoked is not None else ""
+            raise ReportError(f"the signature of {one_line(principals[0])} does not hold{revoked}: {_said(done)}")
 
 
 def _without_patterns(path: Path, signers: bytes) -> bytes:

@@ -32,11 +32,15 @@ ARGUMENTS = {
     "allowed_signers": {"type": "path"},
     "revoked_signers": {"type": "path"},
     "hosts": {"type": "list", "elements": "str"},
-    "backend": {"type": "str", "choices": ["state_file", "command", "slurm"], "default": "state_file"},
+    "backend": {"type": "str", "choices": ["state_file", "command", "slurm", "kubernetes"], "default": "state_file"},
     "state": {"type": "path", "required": True},
     "store": {"type": "path"},
     "command": {"type": "list", "elements": "str"},
     "timeout_s": {"type": "float", "default": 30.0},
+    "kubeconfig": {"type": "str"},
+    "context": {"type": "str"},
+    "pool_taints": {"type": "list", "elements": "str", "default": ["nvidia.com/gpu"]},
+    "cordon": {"type": "bool", "default": False},
     "identities": {"type": "str", "default": "node_identity"},
     "breaker": {"type": "dict", "default": {}},
     "approved_removals": {"type": "str", "default": ""},
@@ -55,7 +59,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         super().run(tmp, task_vars)
         variables = task_vars or {}
         _, options = self.validate_argument_spec(
-            argument_spec=ARGUMENTS, required_if=[("backend", "command", ["command"])]
+            argument_spec=ARGUMENTS,
+            required_if=[("backend", "command", ["command"]), ("backend", "kubernetes", ["kubeconfig"])],
         )
         try:
             report = _report(options, self._task.args, variables)
@@ -158,6 +163,10 @@ def _site(options: dict[str, Any]) -> Site:
         state=Path(options["state"]),
         command=tuple(options["command"] or ()),
         timeout_s=options["timeout_s"],
+        kubeconfig=options["kubeconfig"] or "",
+        context=options["context"] or "",
+        pool_taints=tuple(options["pool_taints"]),
+        cordon=options["cordon"],
     )
 
 

@@ -36,7 +36,7 @@ options:
   backend:
     description: What decisions are carried out with.
     type: str
-    choices: [state_file, command, slurm]
+    choices: [state_file, command, slurm, kubernetes]
     default: state_file
   state:
     description: >-
@@ -60,6 +60,25 @@ options:
     description: How long one call of O(command), or of C(scontrol), may take, in seconds.
     type: float
     default: 30.0
+  kubeconfig:
+    description: >-
+      With O(backend=kubernetes), the absolute path of a kubeconfig, or C(in-cluster) for the account of the pod that
+      Ansible runs in.
+    type: str
+  context:
+    description: The context of O(kubeconfig); needed where that has several.
+    type: str
+  pool_taints:
+    description: >-
+      With O(backend=kubernetes), the keys of taints that GPU nodes in service have. Any other taint that keeps pods
+      away is somebody's word that the node is out of service.
+    type: list
+    elements: str
+    default: [nvidia.com/gpu]
+  cordon:
+    description: With O(backend=kubernetes), whether a node that is removed is cordoned too.
+    type: bool
+    default: false
   identities:
     description: The variable of each host in which the answer of M(gpu_probe) was registered.
     type: str
@@ -147,11 +166,15 @@ ARGUMENTS = {
     "allowed_signers": {"type": "path"},
     "revoked_signers": {"type": "path"},
     "hosts": {"type": "list", "elements": "str"},
-    "backend": {"type": "str", "choices": ["state_file", "command", "slurm"], "default": "state_file"},
+    "backend": {"type": "str", "choices": ["state_file", "command", "slurm", "kubernetes"], "default": "state_file"},
     "state": {"type": "path", "required": True},
     "store": {"type": "path"},
     "command": {"type": "list", "elements": "str"},
     "timeout_s": {"type": "float", "default": 30.0},
+    "kubeconfig": {"type": "str"},
+    "context": {"type": "str"},
+    "pool_taints": {"type": "list", "elements": "str", "default": ["nvidia.com/gpu"]},
+    "cordon": {"type": "bool", "default": False},
     "identities": {"type": "str", "default": "node_identity"},
     "breaker": {"type": "dict", "default": {}},
     "approved_removals": {"type": "str", "default": ""},

@@ -34,7 +34,8 @@ def containers(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: str(path.stem))
 def test_manifest_fits_the_schema(path: Path, version: str) -> None:
     """Every manifest is valid, with no member that Kubernetes does not know."""
-    kubernetes_validate.validate(yaml.safe_load(path.read_text()), version, strict=True)
+    for document in yaml.safe_load_all(path.read_text()):
+        kubernetes_validate.validate(document, version, strict=True)
 
 
 def test_misspelt_member_would_be_found() -> None:

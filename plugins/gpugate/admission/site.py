@@ -12,6 +12,8 @@ from ..report.reader import Report
 from .audit import Audit
 from .backends import AdmissionBackend
 from .command import CommandHook
+from .kubernetes import Kubernetes
+from .kubernetes_api import Api
 from .memory import Memory
 from .scontrol import Scontrol
 from .slurm import Slurm
@@ -29,6 +31,10 @@ class Site:
     state: Path
     command: tuple[str, ...] = ()
     timeout_s: float = 30.0
+    kubeconfig: str = ""
+    context: str = ""
+    pool_taints: tuple[str, ...] = ("nvidia.com/gpu",)
+    cordon: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,14 @@ def _slurm(site: Site, run: Run, memory: Memory) -> AdmissionBackend:
     return Slurm(Scontrol(site.timeout_s), memory, run.report.run_id, run.node_names, site.state)
 
 
+def _kubernetes(site: Site, run: Run, _: Memory) -> AdmissionBackend:
+    api = Api(site.kubeconfig, site.context, site.timeout_s)
+    return Kubernetes(api, run.report.run_id, run.node_names, pool_taints=site.pool_taints, cordon=site.cordon)
+
+
 _BACKENDS: dict[str, Callable[[Site, Run, Memory], AdmissionBackend]] = {
     "state_file": _state_file,
     "command": _command,
     "slurm": _slurm,
+    "kubernetes": _kubernetes,
 }

@@ -25,6 +25,8 @@ PREFIX = "gpugate_"
 NOT_POLICY = {"gpugate_hosts", "gpugate_node_root", "gpugate_probe_python", "gpugate_probe_user", "gpugate_driver_root",
               "gpugate_failure_domain", "gpugate_admission_backend", "gpugate_admission_command",
               "gpugate_admission_state", "gpugate_admission_timeout_s", "gpugate_approved_removals",
+              "gpugate_admission_context", "gpugate_admission_cordon", "gpugate_admission_kubeconfig",
+              "gpugate_admission_pool_taints",
               "gpugate_breaker", "gpugate_fail_on_refusal",
               "gpugate_max_fail_percentage", "gpugate_probe", "gpugate_reports", "gpugate_serial",
               "gpugate_allowed_signers", "gpugate_revoked_signers", "gpugate_signing_key",

@@ -96,6 +96,7 @@ def test_modules_make_no_circle() -> None:
         ("junit_xml", "plugins/gpugate/report/junit.py"),
         ("defusedxml", "plugins/gpugate/report/reader.py"),
         ("ClusterShell", "plugins/gpugate/report/text.py"),
+        ("prometheus_client", "plugins/gpugate/cli/metrics.py"),
     ],
 )
 def test_a_library_stands_behind_one_file(library: str, only: str) -> None:

@@ -36,6 +36,7 @@ class Limits:
     window_h: float = 24.0
 
 
+TOO_MANY = "too many nodes would be removed at once"
 _LIMITS = TypeAdapter(Limits)
 
 
@@ -127,11 +128,20 @@ def trips(decisions: Iterable[Decision], fleet: Mapping[str, Member], limits: Li
 def stopped(decisions: Sequence[Decision], why: str) -> list[Decision]:
     """The same decisions with every removal held."""
     return [
-        replace(each, action=Action.HOLD, checks=(), reasons=(f"would be removed, but {why}", *each.reasons))
+        replace(each, action=Action.HOLD, checks=(), reasons=(_held(why), *each.reasons))
         if each.action is Action.REMOVE
         else each
         for each in decisions
     ]
+
+
+def was_stopped(reasons: Sequence[str]) -> bool:
+    """Whether these are the reasons of a removal that was held because there were too many."""
+    return _held(TOO_MANY) in reasons
+
+
+def _held(why: str) -> str:
+    return f"would be removed, but {why}"
 
 
 def _groups(member: Member) -> list[Group]:

@@ -13,7 +13,7 @@ from ..report.reader import Report
 from ..report.text import fold, one_line, shortened
 from .audit import Audit
 from .backends import AdmissionBackend
-from .breaker import Limits, Member, Tripped, stopped, trips
+from .breaker import TOO_MANY, Limits, Member, Tripped, stopped, trips
 from .decision import Action, Decision
 from .gate import Known, Node, decide_all
 from .memory import Memory, Remembered, refuse_clock
@@ -127,7 +127,7 @@ def carry(
     if tripped and approved == report.run_id:
         tripped = ""
     if tripped:
-        decisions = stopped(decisions, "too many nodes would be removed at once")
+        decisions = stopped(decisions, TOO_MANY)
     if check:
         return Carried(decisions, check, problems, tripped)
     backend.begin()

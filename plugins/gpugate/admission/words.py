@@ -85,7 +85,8 @@ def release(
 def unhold(hosts: Sequence[str], who: str, memory: Memory, audit: Audit, now: datetime) -> dict[str, Word]:
     """Take back whatever is said of these nodes; whose word it was, of those of which something was said."""
     found = {host: words for host, words in _every(memory, audit, now).items() if host in hosts}
-    _end([(host, word) for host, words in found.items() for word in words], f"taken back by {who}", memory, audit, now)
+    each_ones = {(host, word.who): word for host, words in found.items() for word in words}
+    _end([(host, word) for (host, _), word in each_ones.items()], f"taken back by {who}", memory, audit, now)
     return {host: max(words, key=lambda word: word.since) for host, words in found.items()}
 
 

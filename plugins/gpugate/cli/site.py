@@ -1,17 +1,71 @@
-"""Options that name nodes as a person on call does, and the site that the inventory says they belong to."""
+"""Options that name nodes as a person on call does, and the gate of the site that the inventory says they belong to."""
 
 from __future__ import annotations
 
 import argparse
+import getpass
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from ..admission.audit import Audit
+from ..admission.backends import AdmissionBackend
+from ..admission.memory import Memory, Remembered
+from ..admission.site import Run, audit_path, open_backend
+from ..admission.standing import Standing, Word
+from ..admission.told import Told
 from ..admission.variables import Settled, settle
-from ..errors import InventoryError
+from ..errors import AdmissionError, InventoryError, ReportError
 from ..inventory import Target, resolve, use_project
 from ..policy.resolve import PREFIX
+from ..report import new_run_id
+from ..report.reader import Report
+from ..state.store import Store
+
+
+@dataclass(frozen=True)
+class Gate:
+    """A site's gate, as one command has it; `report` is an error where there is none to read."""
+
+    targets: list[Target]
+    settled: Settled
+    report: Report | ReportError
+    memory: Memory
+    by: str
+    now: datetime
+
+    @property
+    def hosts(self) -> list[str]:
+        """The inventory's names of the nodes."""
+        return [target.name for target in self.targets]
+
+    @property
+    def audit(self) -> Audit:
+        """The audit, for this person's lines."""
+        return Audit(audit_path(self.settled.site), self._by_which, self.by)
+
+    def backend(self) -> AdmissionBackend:
+        """The site's back end; raises AdmissionError where it cannot be used."""
+        names = {target.name: target.node_name for target in self.targets if target.node_name is not None}
+        run = Run(self.by, self._by_which, self.settled.report, names)
+        return open_backend(self.settled.site, run, self.memory)[0]
+
+    def told(
+        self, target: Target, standing: Standing | AdmissionError, remembered: Remembered | None, word: Word | None
+    ) -> Told:
+        """What there is to tell of one of them."""
+        return Told(host=target.name, policy=target.policy, standing=standing, remembered=remembered, word=word,
+                    report=self.report, now=self.now)  # fmt: skip
+
+    @property
+    def _by_which(self) -> Report:
+        """The report, or one of nobody, where a person acts without one."""
+        if isinstance(self.report, Report):
+            return self.report
+        return Report("", new_run_id(self.now), self.now, "admission", "partial", "a person's word", {})
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -22,16 +76,26 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-e", "--extra-vars", action="append", default=[], type=_extra, metavar="VARS", help=words)
 
 
-def chosen(options: argparse.Namespace, patterns: Sequence[str]) -> tuple[list[Target], Settled]:
-    """The nodes that the patterns mean, strictly, and their one site. Raises InventoryError, PolicyError and
-    AdmissionError."""
+def gate(options: argparse.Namespace, patterns: Sequence[str], *, look_only: bool) -> Gate:
+    """The gate of the nodes that the patterns mean, strictly. Raises InventoryError, PolicyError and AdmissionError."""
     use_project(Path.cwd())
     extra = {key: value for part in options.extra_vars for key, value in part.items()}
     try:
         targets = resolve(",".join(patterns), options.ansible_inventory, extra)
     except InventoryError as error:
         raise InventoryError(str(error).removeprefix("--hosts: ")) from error
-    return targets, settle({target.name: target.variables for target in targets}, Path.cwd())
+    settled = settle({target.name: target.variables for target in targets}, Path.cwd())
+    if not look_only and settled.store.parent == settled.site.state.parent:  # as admit.yml makes it, and no other one
+        settled.store.parent.mkdir(parents=True, exist_ok=True)
+    memory = Memory(Store(settled.store), look_only=look_only)
+    return Gate(targets, settled, _report(settled), memory, getpass.getuser(), datetime.now().astimezone())
+
+
+def _report(settled: Settled) -> Report | ReportError:
+    try:
+        return settled.read()
+    except ReportError as error:
+        return error
 
 
 def _extra(text: str) -> dict[str, Any]:

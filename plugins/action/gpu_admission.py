@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from ansible.plugins.action import ActionBase
 try:
     from gpugate.admission import Carried, Memory, Node, Site, carry, limits_from, open_backend, present_from
     from gpugate.admission.site import Run
-    from gpugate.errors import GpugateError
+    from gpugate.admission.standing import Standing
+    from gpugate.errors import AdmissionError, GpugateError
     from gpugate.provision import host_policy
-    from gpugate.report import Signers
+    from gpugate.report import Signers, new_run_id
     from gpugate.report.reader import Report, read_report
     from gpugate.report.signed import read_signed
     from gpugate.report.text import fold
@@ -32,6 +34,7 @@ ARGUMENTS = {
     "allowed_signers": {"type": "path"},
     "revoked_signers": {"type": "path"},
     "hosts": {"type": "list", "elements": "str"},
+    "ask": {"type": "bool", "default": False},
     "backend": {"type": "str", "choices": ["state_file", "command", "slurm", "kubernetes"], "default": "state_file"},
     "state": {"type": "path", "required": True},
     "store": {"type": "path"},
@@ -63,15 +66,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             required_if=[("backend", "command", ["command"]), ("backend", "kubernetes", ["kubeconfig"])],
         )
         try:
-            report = _report(options, self._task.args, variables)
+            now = datetime.now().astimezone()
+            report = _nobodys(now) if options["ask"] else _report(options, self._task.args, variables)
             nodes = [_node(host, variables["hostvars"], options) for host in _hosts(options, variables)]
-            look_only = self._task.check_mode
+            look_only = self._task.check_mode or options["ask"]
             memory = _memory(options, look_only)
             names = _node_names({node.host: variables["hostvars"][node.host] for node in nodes})
             run = Run(getpass.getuser(), report, Path(options["report"]), names)
             backend, audit = open_backend(_site(options), run, memory)
+            if options["ask"]:
+                return {"changed": False, "standings": _standings(backend.standings([node.host for node in nodes]))}
             carried = carry(
-                report, nodes, backend, audit, memory, datetime.now().astimezone(), check=look_only,
+                report, nodes, backend, audit, memory, now, check=look_only,
                 limits=limits_from(options["breaker"]), approved=options["approved_removals"],
             )  # fmt: skip
         except GpugateError as error:
@@ -79,6 +85,20 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         for line in [*carried.lines, *carried.alerts, f"report: {options['report']} ({_about(report)})"]:
             self._display.display(line)
         return _result(carried, report, options)
+
+
+def _nobodys(now: datetime) -> Report:
+    """A report of nobody: who only asks where nodes stand needs none."""
+    return Report("", new_run_id(now), now, "admission", "partial", "nothing is decided by it", {})
+
+
+def _standings(found: Mapping[str, Standing | AdmissionError]) -> dict[str, Any]:
+    """Where each node stands, as Ansible returns it; `problem` where the back end cannot tell."""
+    return {
+        host: {"problem": str(seen)} if isinstance(seen, AdmissionError)
+        else {"in_service": seen.inside, "owner": seen.owner, "busy": seen.busy}
+        for host, seen in found.items()
+    }  # fmt: skip
 
 
 def _hosts(options: dict[str, Any], variables: dict[str, Any]) -> list[str]:

@@ -33,6 +33,11 @@ options:
     description: Whom to decide on. By default all hosts of the play, in whichever batch they are.
     type: list
     elements: str
+  ask:
+    description: >-
+      Only return where each host stands. O(report) is not read then, nothing is decided and nothing is written.
+    type: bool
+    default: false
   backend:
     description: What decisions are carried out with.
     type: str
@@ -135,9 +140,16 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+standings:
+  description: >-
+    Where each host stands - C(in_service), C(owner) who keeps it out, and C(busy) why nobody should touch it just now;
+    or C(problem) where the back end cannot tell.
+  returned: with O(ask)
+  type: dict
+  sample: {gpu2: {in_service: false, owner: "", busy: ""}}
 decisions:
   description: What was decided, by host.
-  returned: success
+  returned: success, without O(ask)
   type: dict
   sample:
     gpu2:
@@ -147,11 +159,11 @@ decisions:
       would: null
 report_sha256:
   description: sha256 of the report that was read.
-  returned: success
+  returned: success, without O(ask)
   type: str
 run_id:
   description: The run that the report is of.
-  returned: success
+  returned: success, without O(ask)
   type: str
 signer:
   description: Who signed the run, and with which key; empty where O(allowed_signers) was not given.
@@ -166,6 +178,7 @@ ARGUMENTS = {
     "allowed_signers": {"type": "path"},
     "revoked_signers": {"type": "path"},
     "hosts": {"type": "list", "elements": "str"},
+    "ask": {"type": "bool", "default": False},
     "backend": {"type": "str", "choices": ["state_file", "command", "slurm", "kubernetes"], "default": "state_file"},
     "state": {"type": "path", "required": True},
     "store": {"type": "path"},

@@ -170,6 +170,67 @@ class _Module:
         return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
+def _build(folder: Path, name: str) -> tuple[Path, str]:
+    """A probe that says who it is, and its digest."""
+    src = folder / f"{name}.py"
+    src.write_text(f"print({json.dumps(json.dumps(dict.fromkeys(IDENTITY, name)))})")
+    return src, hashlib.sha256(src.read_bytes()).hexdigest()
+
+
+def _back(root: Path, this: str, check_mode: bool = False) -> dict[str, Any]:
+    gpu_probe: Any = sys.modules["test_gpu_probe"]
+    module = _Module(root, root, this)
+    module.params["build"] = "previous"
+    module.check_mode = check_mode
+    result: dict[str, Any] = gpu_probe.present(module, gpu_probe.Builds(module))
+    return result
+
+
+def test_going_back_is_to_the_build_that_was_current_before(modules: dict[str, Any], tmp_path: Path) -> None:
+    """Back to the build before this checkout's, once: asked again nothing changes; forward and back work again."""
+    (old, a), (new, b) = _build(tmp_path, "old"), _build(tmp_path, "new")
+    root, current = tmp_path / "root", tmp_path / "root/opt/gpugate/probe/current"
+    for src, digest in ((new, b), (old, a), (new, b)):  # whichever was put there first
+        _provision(root, src, digest)
+    assert _back(root, b, check_mode=True)["changed"] is True
+    assert str(current.readlink()) == b
+    for changed in (True, False):
+        found = _back(root, b)
+        assert (found["changed"], found["digest"], found["identity"]["hostname"]) == (changed, a, "old")
+        assert str(current.readlink()) == a
+    assert _provision(root, new, b)["changed"] is True
+    assert _back(root, b)["digest"] == a
+
+
+def test_a_node_that_never_had_this_checkouts_build_stays_as_it_is(modules: dict[str, Any], tmp_path: Path) -> None:
+    """Of a fleet whose upgrade was stopped half way, the half without the new build has nothing to go back from."""
+    builds = [_build(tmp_path, name) for name in ("oldest", "old", "new")]
+    for src, digest in builds[:2]:
+        _provision(tmp_path / "root", src, digest)
+    found = _back(tmp_path / "root", builds[2][1])
+    assert (found["changed"], found["digest"]) == (False, builds[1][1])
+
+
+def test_going_back_where_there_is_nothing_before_is_refused(modules: dict[str, Any], tmp_path: Path) -> None:
+    """Without a build before, with a damaged one alone, or from an older checkout: a sentence, and nothing changes."""
+    node = sys.modules["ansible.module_utils.gpugate_node"]
+    (old, a), (new, b) = _build(tmp_path, "old"), _build(tmp_path, "new")
+    root, current = tmp_path / "root", tmp_path / "root/opt/gpugate/probe/current"
+    with pytest.raises(node.NodeError, match=r"no previous build .* \(current is None\): run provision\.yml"):
+        _back(root, b)
+    assert not root.exists()
+    _provision(root, old, a)
+    with pytest.raises(node.NodeError, match=rf"no previous build .* \(current is {a}\)"):
+        _back(root, a)
+    _provision(root, new, b)
+    with pytest.raises(node.NodeError, match=rf"{b}, was deployed after this checkout's, {a}: go back in the checkout"):
+        _back(root, a)
+    (current.parent / a / "gpugate-probe.pyz").write_text("damaged")
+    with pytest.raises(node.NodeError, match=rf"no previous build .* \(current is {b}\)"):
+        _back(root, b)
+    assert str(current.readlink()) == b
+
+
 def test_nobody_else_can_put_a_probe_in_the_builds_place(modules: dict[str, Any], tmp_path: Path) -> None:
     """Whatever the umask, no folder that provisioning makes above a build can be written by others."""
     src = tmp_path / "probe.py"

@@ -1,0 +1,112 @@
+"""onboard.yml on simulated nodes over SSH, from a copy of the project: batch after batch, each by its own report."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fleets import simulated_fleet
+from gpugate.report.reader import read_report
+from judged_site import POLICY
+from sites import Site, make
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """Five new nodes of one GPU; gpu1 has a row that could not be remapped, gpu3 is down."""
+    folder = tmp_path_factory.mktemp("site")
+    with simulated_fleet(folder, nodes=[{"gpus": 1}] * 5, time_scale=40) as fleet:
+        site = make(folder, fleet)
+        site.policy.write_text(yaml.safe_dump(POLICY | {"gpugate_gpu_count": 1}))
+        fleet.cli("inject", "gpu1", "remap_failed", "--gpu", "0")
+        fleet.cli("stop", "gpu3")
+        yield site
+
+
+def in_service(site: Site) -> dict[str, Any]:
+    """The entries of the state file, by host."""
+    state = site.project / "state/admission.json"
+    entries: dict[str, Any] = json.loads(state.read_text())["hosts"] if state.exists() else {}
+    return {host: entry for host, entry in entries.items() if entry["in_service"]}
+
+
+def reports(site: Site) -> dict[str, set[str]]:
+    """The run ids of all that onboarding reported, with their hosts."""
+    read = [read_report(path) for path in (site.project / "reports").glob("onboard/*/runs/*/junit.xml")]
+    return {report.run_id: set(report.hosts) for report in read}
+
+
+def touched(site: Site, node: str) -> bool:
+    """Whether anything of ours is on the node."""
+    return bool(list(site.fleet.node(node).root.rglob("*gpugate*")))
+
+
+def test_check_mode_says_what_would_be_done_batch_by_batch(site: Site) -> None:
+    """--check tells each batch's provisioning and whom it would check and admit, exits 0, and changes nothing."""
+    said = site.play("onboard.yml", "--check", "--diff", "--limit", "gpu0:gpu2", "-e", "gpugate_serial=1")
+    for node in ("gpu0", "gpu2"):
+        assert f"would run the checks of the profile admission on {node}, which" in " ".join(said.split())
+        assert not touched(site, node)
+    assert said.count("-> persistence on, power limit 650 W") == 2
+    assert not (site.project / "state").exists()
+    assert not (site.project / "reports").exists()
+
+
+def test_a_bad_node_stays_out_and_stops_nobody_else(site: Site) -> None:
+    """Each batch is admitted by the report that it made itself; the red node is not, and the exit status says so."""
+    said = site.play(
+        "onboard.yml", "--limit", "gpu0:gpu1:gpu2", "-e", "gpugate_serial=2", "-e", "gpugate_max_fail_percentage=50",
+        succeeds=False,
+    )  # fmt: skip
+    assert "gpu1 was not admitted: errors.row_remap FAIL" in " ".join(said.split())
+    assert "batch of 2: admitted gpu0; not admitted gpu1; report /" in " ".join(said.split())
+    entries, runs = in_service(site), reports(site)
+    assert {host: runs[entry["run_id"]] for host, entry in entries.items()} == {
+        "gpu0": {"gpu0", "gpu1"},
+        "gpu2": {"gpu2"},
+    }
+    assert sorted(map(sorted, runs.values())) == [["gpu0", "gpu1"], ["gpu2"]]
+    assert not (site.project / "reports/latest").exists()
+    assert said.index("gpu0  admitted") < said.index("gpu2  admitted")
+    assert re.search(r"^gpu1 .* failed=1 ", said, re.MULTILINE)
+
+
+def test_a_batch_that_fails_stops_the_rest(site: Site) -> None:
+    """Nodes that cannot be reached count: above the percentage no other batch begins, and nothing of it is touched."""
+    before, runs = in_service(site), reports(site)
+    said = site.play("onboard.yml", "--limit", "gpu0:gpu3:gpu4", "-e", "gpugate_serial=2", succeeds=False)
+    assert "gpu3 cannot be reached: " in said
+    assert "NO MORE HOSTS LEFT" in said
+    assert not touched(site, "gpu4")
+    assert (in_service(site), reports(site)) == (before, runs)
+
+
+def test_run_again_it_leaves_alone_who_is_in_service(site: Site) -> None:
+    """A mended node is onboarded; one that works already is neither burnt nor decided on, and the exit status is 0."""
+    site.fleet.cli("clear", "gpu1")
+    before, runs = in_service(site), reports(site)
+    site.fleet.cli("set", "gpu0", "gpu.0.power_limit_w", "600")  # what provisioning would undo
+    said = site.play("onboard.yml", "--limit", "gpu0:gpu1")
+    assert site.gpus("gpu0", "power_limit_w") == ["600.0"]
+    after = in_service(site)
+    assert after == before | {"gpu1": after["gpu1"]}
+    assert [hosts for run, hosts in reports(site).items() if run not in runs] == [{"gpu1"}]
+    assert "gpu0  " not in said
+
+
+def test_a_node_whose_policy_only_observes_is_not_admitted(site: Site, tmp_path: Path) -> None:
+    """Nothing is admitted by accident: at the level observe the node is left out, and the sentence says why."""
+    site.fleet.cli("start", "gpu3")
+    levels = tmp_path / "levels.yml"
+    levels.write_text(yaml.safe_dump({"gpugate_level": "observe"}))
+    host = site.policy.parents[1] / "host_vars/gpu3.yml"
+    host.parent.mkdir()
+    host.write_text(levels.read_text())
+    said = site.play("onboard.yml", "--limit", "gpu3", succeeds=False)
+    assert "gpu3 was not admitted: policy only observes this node" in " ".join(said.split())
+    assert "gpu3" not in in_service(site)

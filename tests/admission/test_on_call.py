@@ -311,7 +311,7 @@ def test_two_persons_at_once(desk: Desk, capsys: Capture) -> None:
             memory.say("gpu0", adas)  # while bob's line is being written
             super().said(*args)
 
-    results = people.hold(["gpu0"], late, memory, Slow(audit.path, desk_report(desk), "bob"))
+    results = people.hold(["gpu0"], late, Stands(OURS), memory, Slow(audit.path, desk_report(desk), "bob"))
     assert "ada has said something of it meanwhile" in str(results["gpu0"])
     assert people.words_of(memory, audit, now) == {"gpu0": adas}
 

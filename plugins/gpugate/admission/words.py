@@ -42,10 +42,11 @@ def checked(word: Word) -> Word:
     return word
 
 
-def hold(hosts: Sequence[str], word: Word, memory: Memory, audit: Audit) -> Results:
+def hold(hosts: Sequence[str], word: Word, backend: AdmissionBackend, memory: Memory, audit: Audit) -> Results:
     """Have the gate leave these nodes as they are; which could not be, and why."""
     results = _refused(hosts, word, memory, audit)
     due = [host for host in hosts if host not in results]
+    backend.begin()  # before the first line of the audit, as ever
     return results | _say(due, word, memory, audit, {})
 
 
@@ -75,6 +76,7 @@ def release(
             reasons = (f"OVERRIDE: {word}", *red.get(host, ()))
             history = known.history if known else NEW
             due.append(Decision(host, Action.ADMIT, reasons, standing, history=history))
+    backend.begin()
     said = _say([each.host for each in due], word, memory, audit, red)
     done = _put_back(
         [each for each in due if said[each.host] is None and not each.in_service], backend, memory, audit, word
@@ -153,7 +155,6 @@ def _put_back(
     if not decisions:
         return {}
     try:
-        backend.begin()
         results = backend.carry_out(decisions)
     except GpugateError as error:
         results = {each.host: AdmissionError(f"{each.host}: {error}") for each in decisions}

@@ -52,7 +52,7 @@ def _saying(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
 def _hold(options: argparse.Namespace) -> int:
     gate = site.gate(options, options.hosts, look_only=False)
     word = _word("hold", options, gate)
-    results = words.hold(gate.hosts, word, gate.memory, gate.audit)
+    results = words.hold(gate.hosts, word, gate.backend(), gate.memory, gate.audit)
     if held := [host for host, problem in results.items() if problem is None]:
         print(f"{fold(held)}: {word}; gpugate leaves {_it(held)} alone")
     return _told(results)

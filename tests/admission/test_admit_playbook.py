@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 from gpugate.inventory.resolve import resolve
-from gpugate.report import HostReport, Store, new_run_id
+from gpugate.report import HostReport, Signer, Store, basis_of, new_run_id
 from runs import failed, passed, run_of
 
 PROJECT = Path(__file__).parents[2]
@@ -46,18 +46,21 @@ class Site:
                    "-i", str(self.folder / "hosts.yml"), "-e", json.dumps(known | variables), *arguments]  # fmt: skip
         return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
-    def write_report(self) -> None:
+    def write_report(self, signer: Signer | None = None) -> None:
         """A whole report of now: green passes everything, fouled lacks headroom, down passed before it went down."""
         hosts = []
         now = datetime.now(UTC)
-        for target in resolve("gpu_fleet", str(self.folder / "hosts.yml")):
+        targets = resolve("gpu_fleet", str(self.folder / "hosts.yml"))
+        basis = basis_of({target.name: target.policy for target in targets}, "admission", {})
+        for target in targets:
             verdicts = {check: passed(target.name, check) for check in target.policy.expected("admission")}
             if target.name == "fouled":
                 verdicts["thermal.headroom"] = failed("fouled")
             identity = {"machine_id": "m-1", "boot_id": "b-1", "gpu_uuids": f"GPU-{target.name}",
                         "policy_digest": target.policy.digest, "measured_unix_s": f"{now.timestamp():.3f}"}  # fmt: skip
             hosts.append(HostReport(target.name, identity, list(verdicts.values())))
-        Store(self.folder / "reports").write(run_of(hosts=hosts, started=now, run_id=new_run_id(now)))
+        run = run_of(hosts=hosts, started=now, run_id=new_run_id(now), basis=basis)
+        Store(self.folder / "reports").write(run, {}, signer)
 
 
 @pytest.fixture(scope="module")
@@ -187,3 +190,18 @@ def test_limit(site: Site) -> None:
     none = site.admit("--limit", "green", gpugate_hosts="fouled")
     assert none.returncode != 0
     assert "no host of the inventory matches fouled within --limit green" in none.stdout + none.stderr
+
+
+def test_signed_report(site: Site, tmp_path: Path) -> None:
+    """With gpugate_allowed_signers a report needs a signature, and the last line says whose; null asks for one too."""
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "key"], check=True)
+    (tmp_path / "signers").write_text(f"ada@site {(tmp_path / 'key.pub').read_text()}")
+    site.write_report(Signer(tmp_path / "key"))
+    done = site.admit("--check", gpugate_allowed_signers=str(tmp_path / "signers"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "signed by ada@site with ED25519 key SHA256:" in done.stdout
+    site.write_report()
+    for value, reason in ((str(tmp_path / "signers"), "it is not signed"), (None, "gpugate_allowed_signers is empty")):
+        done = site.admit("--check", gpugate_allowed_signers=value)
+        assert done.returncode != 0
+        assert reason in done.stdout + done.stderr

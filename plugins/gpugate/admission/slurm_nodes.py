@@ -4,6 +4,9 @@
 changes from release to release). Not `--oneliner`: on lines of their own, free texts (operating system, reason,
 comment) cannot be taken for another key. State and flags are those of `node_states` and `node_state_flags` in Slurm's
 slurm_protocol_defs.c; a word that is not known here is never interpreted.
+
+The mark of new nodes counts only where Slurm says who set it and when. A `Reason=` in slurm.conf has neither: with each
+restart of slurmctld it takes the place of whatever reason a person gave ("explicitly set in slurm.conf", read_config.c).
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ _IN_USE = {"IDLE", "MIXED", "ALLOCATED"}
 _HARMLESS = {"BLOCKED", "CLOUD", "COMPLETING", "DYNAMIC_FUTURE", "DYNAMIC_NORM", "NOT_RESPONDING", "PERFCTRS",
              "PLANNED", "RESERVED"}  # fmt: skip
 _OUT = {"DRAIN", "FAIL"}
+_GONE = {"DOWN": "it is DOWN in Slurm", "UNKNOWN": "slurmctld has not heard of it since it started (UNKNOWN)"}
 # Draining a node that is powered up or down kills its jobs (update_node in Slurm's node_mgr.c).
 _BUSY = {
     "INVALID_REG": "Slurm refuses its registration (INVALID_REG)",
@@ -84,16 +88,16 @@ def standing(node: SlurmNode, remembered: dict[str, str] | None) -> Standing:
     busy = [_BUSY[flag] for flag in sorted(node.flags & _BUSY.keys())]
     if node.inside:
         return Standing(True, busy="; ".join(busy))
-    if node.base == "DOWN":
-        busy.append("it is DOWN in Slurm")
+    if node.base in _GONE:
+        busy.append(_GONE[node.base])
     if "NOT_RESPONDING" in node.flags:
         busy.append("slurmctld gets no answer from its slurmd (NOT_RESPONDING)")
-    ours = node.drained and "FAIL" not in node.flags
     token = json.dumps(node.mark)
-    if ours and node.at is not None and remembered == node.mark:
-        return Standing(False, busy="; ".join(busy), removed=True, since=node.at, token=token)
-    if ours and node.reason == NEW_NODE:
-        return Standing(False, busy="; ".join(busy), token=token)
+    if node.drained and "FAIL" not in node.flags and node.at is not None:
+        if remembered == node.mark:
+            return Standing(False, busy="; ".join(busy), removed=True, since=node.at, token=token)
+        if node.reason == NEW_NODE:
+            return Standing(False, busy="; ".join(busy), token=token)
     return Standing(False, owner=_owner(node), busy="; ".join(busy), token=token)
 
 
@@ -102,7 +106,7 @@ def _node(name: str, block: str) -> SlurmNode | AdmissionError:
     if len(states) != 1 or len(reasons) > 1:
         return AdmissionError("what scontrol prints of it has not one state and at most one reason")
     base, *flags = states[0].split("+")
-    known = _IN_USE | {"DOWN"}
+    known = _IN_USE | {"DOWN"} | ({"UNKNOWN"} if _OUT & {*flags} else set())
     if base not in known or (unknown := set(flags) - _HARMLESS - _OUT - _BUSY.keys()):
         word = base if base not in known else sorted(unknown)[0]
         return AdmissionError(
@@ -127,9 +131,10 @@ def _owner(node: SlurmNode) -> str:
     """Whose word keeps the node out, and how it is handed to gpugate where it looks like gpugate's."""
     who = node.by or "somebody"
     since = f" since {node.at.astimezone().isoformat(timespec='seconds')}" if node.at else ""
-    states = [node.base] * (node.base == "DOWN") + sorted(node.flags & _OUT)
-    why = one_line(node.reason)[:200] or "no reason given"
-    owner = f"{who}{since}: {'+'.join(states)}: {why}"
+    states = [node.base] * (node.base in _GONE) + sorted(node.flags & _OUT)
+    owner = f"{who}{since}: {'+'.join(states)}: {one_line(node.reason)[:200] or 'no reason given'}"
+    if node.drained and node.reason == NEW_NODE:
+        return f"{owner} (slurm.conf's reason hides whose drain it is: see docs/slurm.md)"
     if node.drained and node.reason.startswith("gpugate:"):
         owner += (
             " (not as gpugate remembers its own drain: changed since, or the state store was lost; hand the node over "

@@ -14,7 +14,6 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -25,9 +24,6 @@ from .model import Run
 from .signature import Signer
 
 JUNIT, LATEST = "junit.xml", "latest"
-
-
-_AT_ONCE = 16  # documents
 
 
 class Store:
@@ -78,14 +74,12 @@ def _junit(run: Run, folder: Path) -> File:
 
 
 def _evidence(folder: Path, evidence: Mapping[str, bytes]) -> dict[str, File]:
-    def write(host: str) -> File:
-        document, name = evidence[host], evidence_file(host)
+    written = {}
+    for host in sorted(evidence):
+        document = evidence[host]
+        name = evidence_file(host)
         _write(folder / name, document)
-        return File(name, hashlib.sha256(document).hexdigest(), len(document))
-
-    hosts = sorted(evidence)
-    with ThreadPoolExecutor(_AT_ONCE) as pool:  # the disk is asked to keep many at once
-        written = dict(zip(hosts, pool.map(write, hosts), strict=True))
+        written[host] = File(name, hashlib.sha256(document).hexdigest(), len(document))
     _sync(folder / "evidence")
     return written
 

@@ -6,7 +6,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,12 @@ import pytest
 from desk import Desk, fresh, gpugate
 from gpugate.admission import Action, Audit, Decision, Memory, Standing, Word
 from gpugate.admission import words as people
+from gpugate.admission.site import Site
+from gpugate.admission.variables import PREFIX
 from gpugate.cli.hold import until_from
 from gpugate.cli.main import main
 from gpugate.errors import AdmissionError
+from gpugate.policy.resolve import NOT_POLICY
 from gpugate.state.store import Store
 from gpugate.verdict import Outcome
 from runs import failed, without
@@ -498,3 +501,12 @@ def test_an_unsigned_report_is_none(desk: Desk, capsys: Capture) -> None:
     code, said = gpugate(capsys, "why", "gpu0", "-e", "gpugate_allowed_signers=/nowhere/signers")
     assert code == 2
     assert "is refused: it is not signed" in said
+
+
+def test_commands_and_playbook_have_the_same_site() -> None:
+    """Every setting of a back end is a variable that inventories may have, and the playbook hands on."""
+    playbooks = (Path(__file__).parents[2] / "playbooks").rglob("*.yml")
+    handed = set(re.findall(r"(\w+): \"\{\{ gpugate_admission_\1\b", "\n".join(each.read_text() for each in playbooks)))
+    settings = {field.name for field in fields(Site)}
+    assert handed == settings
+    assert {f"{PREFIX}{name}" for name in settings} <= NOT_POLICY

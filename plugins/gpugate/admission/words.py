@@ -162,4 +162,4 @@ def _put_back(
         _end(failed, "the node was not put back", memory, audit, word.since)
     audit.carried_out(decisions, results)
     memory.carried_out([each for each in decisions if results[each.host] is None], word.since)
-    return results
+    return results | backend.tell([])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import yaml
 from fleets import simulated_fleet
 from gpugate.report.reader import read_report
 from judged_site import POLICY
-from sites import Site, make
+from sites import DEADLINE_S, PROJECT, Site, make
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,18 @@ def flat(said: str) -> str:
 def touched(site: Site, node: str) -> bool:
     """Whether anything of ours is on the node."""
     return bool(list(site.fleet.node(node).root.rglob("*gpugate*")))
+
+
+def night(site: Site, job: str, hosts: str = "gpu0:gpu2") -> subprocess.CompletedProcess[str]:
+    """Run the script that the pipelines in deploy/ci run."""
+    script = site.project / "deploy/ci/nightly"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copy(PROJECT / "deploy/ci/nightly", script)
+    env = {key: value for key, value in site.fleet.env.items() if not key.startswith("ANSIBLE_")}
+    env["PYTHONPATH"] = str(site.project / "plugins")
+    return subprocess.run(
+        [script, job, hosts], cwd="/", env=env, capture_output=True, text=True, timeout=DEADLINE_S, check=False
+    )
 
 
 def test_check_mode_says_what_would_be_done_batch_by_batch(site: Site) -> None:
@@ -96,6 +110,7 @@ def test_run_again_it_leaves_alone_who_is_in_service(site: Site) -> None:
     site.fleet.cli("set", "gpu0", "gpu.0.power_limit_w", "600")  # what provisioning would undo
     said = site.play("onboard.yml", "--limit", "gpu0:gpu1")
     assert site.gpus("gpu0", "power_limit_w") == ["600.0"]
+    site.fleet.cli("set", "gpu0", "gpu.0.power_limit_w", "650")
     after = in_service(site)
     assert after == before | {"gpu1": after["gpu1"]}
     assert [hosts for run, hosts in reports(site).items() if run not in runs] == [{"gpu1"}]
@@ -113,3 +128,32 @@ def test_a_node_whose_policy_only_observes_is_not_admitted(site: Site, tmp_path:
     said = site.play("onboard.yml", "--limit", "gpu3", succeeds=False)
     assert "gpu3 was not admitted: policy only observes this node" in flat(said)
     assert "gpu3" not in in_service(site)
+
+
+def test_a_night_as_a_ci_runs_it(site: Site) -> None:
+    """The gate goes by the job's own report: 0 and kept, 1 and held where a node is red, each job once."""
+    done = night(site, "job-1")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.findall(r"^gpu\d +stays in", done.stdout, re.MULTILINE) == ["gpu0  stays in", "gpu2  stays in"]
+    [report] = (site.project / "reports/ci/job-1").glob("runs/*/junit.xml")
+    assert read_report(report).profile == "nightly"
+    assert f"report: {site.project}/reports/ci/job-1/latest/junit.xml" in done.stdout
+    site.fleet.cli("inject", "gpu2", "remap_failed", "--gpu", "0")
+    red = night(site, "job-2")
+    assert red.returncode == 1, red.stdout + red.stderr
+    assert re.search(r"^gpu2 +held: errors.row_remap FAIL", red.stdout, re.MULTILINE)
+    assert {"gpu0", "gpu2"} <= set(in_service(site))
+
+
+def test_a_night_that_could_not_judge_asks_no_gate(site: Site) -> None:
+    """A name that was used, or is no name, and hosts that there are not: status 4, and nothing is decided."""
+    (site.project / "reports/ci/used").mkdir(parents=True)
+    for job, hosts, sentence in (
+        ("used", "gpu0", "reports/ci/used is there already"),
+        ("../latest", "gpu0", "the job's name may have letters, digits"),
+        ("job-3", "gpu9", "matches 'gpu9'"),
+    ):
+        done = night(site, job, hosts)
+        assert done.returncode == 4, done.stdout + done.stderr
+        assert sentence in done.stdout + done.stderr
+        assert "PLAY [" not in done.stdout

@@ -79,14 +79,26 @@ def test_clock_set_back(tmp_path: Path) -> None:
 
 def test_words(tmp_path: Path) -> None:
     """A person's word is good until its time or until it is taken back, and the newer one counts."""
-    memory(tmp_path).say("gpu0", WORD)
+    assert memory(tmp_path).say(["gpu0"], WORD) == {}
     released = replace(WORD, kind="release", since=NOW + timedelta(minutes=1))
-    memory(tmp_path).say("gpu0", released)
+    memory(tmp_path).say(["gpu0"], released)
     assert memory(tmp_path).words(NOW + timedelta(minutes=2)) == {"gpu0": [released]}
     assert memory(tmp_path).words(NOW + timedelta(hours=1)) == {}
-    assert memory(tmp_path).take_back("gpu0", NOW + timedelta(minutes=3))
-    assert not memory(tmp_path).take_back("gpu0", NOW + timedelta(minutes=3))
+    memory(tmp_path).take_back(["gpu0", "gpu1"], NOW + timedelta(minutes=3))
     assert memory(tmp_path).words(NOW + timedelta(minutes=4)) == {}
+
+
+def test_words_of_two_persons(tmp_path: Path) -> None:
+    """While one person's word is good another's is not written down; of the other nodes it is."""
+    memory(tmp_path).say(["gpu0"], WORD)
+    bobs = replace(WORD, who="bob", since=NOW + timedelta(minutes=1))
+    taken = memory(tmp_path).say(["gpu0", "gpu1"], bobs)
+    assert {host: str(error) for host, error in taken.items()} == {
+        "gpu0": "gpu0: ada has said something of it meanwhile: ask ada"
+    }
+    assert memory(tmp_path).words(NOW + timedelta(minutes=2)) == {"gpu0": [WORD], "gpu1": [bobs]}
+    later = replace(bobs, since=WORD.until, until=WORD.until + timedelta(hours=1))
+    assert memory(tmp_path).say(["gpu0"], later) == {}
 
 
 def test_ownership(tmp_path: Path) -> None:
@@ -113,7 +125,7 @@ def test_store_of_the_schema_before(tmp_path: Path) -> None:
     old.execute("INSERT INTO leases VALUES (7, 'k', 'n', 1, 1, 'u', 'h', 1, 'r', 'waits', 1, 1, 'b', 1)")
     old.commit()
     old.close()
-    memory(tmp_path).say("gpu0", WORD)
+    memory(tmp_path).say(["gpu0"], WORD)
     with Store(tmp_path / "s.sqlite").transaction() as db:
         assert db.execute("SELECT ticket FROM leases").fetchall() == [(7,)]
     assert memory(tmp_path).words(NOW) == {"gpu0": [WORD]}

@@ -311,7 +311,7 @@ def test_two_persons_at_once(desk: Desk, capsys: Capture) -> None:
 
     class Slow(Audit):
         def said(self, *args: Any) -> None:
-            memory.say("gpu0", adas)  # while bob's line is being written
+            memory.say(["gpu0"], adas)  # while bob's line is being written
             super().said(*args)
 
     results = people.hold(["gpu0"], late, Stands(OURS), memory, Slow(audit.path, desk_report(desk), "bob"))

@@ -66,26 +66,31 @@ class Memory:
                     found.setdefault(host, []).append(word)
         return found
 
-    def say(self, host: str, word: Word) -> None:
-        """Write a person's word down; it takes the place of their earlier one about the same node.
-
-        Raises AdmissionError where another person's is still good.
-        """
+    def say(self, hosts: Iterable[str], word: Word) -> dict[str, AdmissionError]:
+        """Write a person's word down, in place of their earlier one; of which nodes another person's is still good, so
+        that it was not."""
+        taken: dict[str, AdmissionError] = {}
         with self._store.transaction() as db:
-            query = "SELECT who FROM gate_words WHERE host = ? AND until_unix_s > ? AND who != ?"
-            if other := db.execute(query, (host, word.since.timestamp(), word.who)).fetchone():
-                raise AdmissionError(f"{host}: {other[0]} has said something of it meanwhile: ask {other[0]}")
-            self._end(db, host, word.since)
-            db.execute(
-                "INSERT INTO gate_words (host, kind, who, why, ticket, since_unix_s, until_unix_s)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (host, word.kind, word.who, word.why, word.ticket, word.since.timestamp(), word.until.timestamp()),
-            )
+            for host in hosts:
+                query = "SELECT who FROM gate_words WHERE host = ? AND until_unix_s > ? AND who != ?"
+                if other := db.execute(query, (host, word.since.timestamp(), word.who)).fetchone():
+                    taken[host] = AdmissionError(
+                        f"{host}: {other[0]} has said something of it meanwhile: ask {other[0]}"
+                    )
+                    continue
+                self._end(db, host, word.since)
+                db.execute(
+                    "INSERT INTO gate_words (host, kind, who, why, ticket, since_unix_s, until_unix_s)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (host, word.kind, word.who, word.why, word.ticket, word.since.timestamp(), word.until.timestamp()),
+                )
+        return taken
 
-    def take_back(self, host: str, now: datetime) -> bool:
-        """End whatever people said of a node; whether there was something."""
+    def take_back(self, hosts: Iterable[str], now: datetime) -> None:
+        """End whatever people said of nodes."""
         with self._store.transaction() as db:
-            return self._end(db, host, now)
+            for host in hosts:
+                self._end(db, host, now)
 
     def decided(self, decisions: Sequence[Decision], run: str, now: datetime, about: Mapping[str, Member]) -> None:
         """Remember decisions before they are carried out.
@@ -141,10 +146,9 @@ class Memory:
             return nullcontext(None)
         return self._store.transaction()
 
-    def _end(self, db: sqlite3.Connection, host: str, now: datetime) -> bool:
+    def _end(self, db: sqlite3.Connection, host: str, now: datetime) -> None:
         at = now.timestamp()
-        ended = db.execute("UPDATE gate_words SET until_unix_s = ? WHERE host = ? AND until_unix_s > ?", (at, host, at))
-        return ended.rowcount > 0
+        db.execute("UPDATE gate_words SET until_unix_s = ? WHERE host = ? AND until_unix_s > ?", (at, host, at))
 
     def _remember(
         self, db: sqlite3.Connection, each: Decision, before: Remembered | None, run: str, now: datetime, about: Member

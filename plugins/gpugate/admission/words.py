@@ -114,22 +114,15 @@ def _say(hosts: Sequence[str], word: Word, memory: Memory, audit: Audit, red: Ma
     if not hosts:
         return {}
     audit.said(dict.fromkeys(hosts, word), red)
-    results: Results = {}
-    for host in hosts:
-        try:
-            memory.say(host, word)
-            results[host] = None
-        except AdmissionError as error:  # somebody else was quicker
-            results[host] = error
-    if late := [(host, word) for host, result in results.items() if result is not None]:
-        audit.ended(late, "somebody else's word is good")
-    return results
+    late = memory.say(hosts, word)  # somebody else was quicker
+    if late:
+        audit.ended([(host, word) for host in late], "somebody else's word is good")
+    return {host: late.get(host) for host in hosts}
 
 
 def _end(words: Sequence[tuple[str, Word]], why: str, memory: Memory, audit: Audit, now: datetime) -> None:
     audit.ended(words, why)
-    for host in {host for host, _ in words}:
-        memory.take_back(host, now)
+    memory.take_back({host for host, _ in words}, now)
 
 
 def _not_ours(standing: Standing, known: Remembered | None) -> str:

@@ -73,8 +73,9 @@ def _release(options: argparse.Namespace) -> int:
 def _unhold(options: argparse.Namespace) -> int:
     gate = site.gate(options, options.hosts, look_only=False)
     ended = words.unhold(gate.hosts, gate.by, gate.memory, gate.audit, gate.now)
-    for host, word in ended.items():
-        print(f"{host}: no longer {word}")
+    for host in gate.hosts:
+        if host in ended:
+            print(f"{host}: no longer {ended[host]}")
     if free := [host for host in gate.hosts if host not in ended]:
         print(f"{fold(free)}: nobody had said anything of {_it(free)}")
     return 0

@@ -91,7 +91,9 @@ def fresh(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("ANSIBLE_CONFIG", str(tmp_path / "ansible.cfg"))
     monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setenv("ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED", "True")
     monkeypatch.setenv("LOGNAME", "ada")
+    monkeypatch.delenv("SUDO_USER", raising=False)
     return Desk(tmp_path)
 
 

@@ -302,6 +302,13 @@ def test_nobodys_word_is_replaced_by_another(desk: Desk, capsys: Capture, monkey
     assert "nobody had said anything of it" in gpugate(capsys, "unhold", "gpu2")[1]
 
 
+def test_who_speaks_behind_sudo(desk: Desk, capsys: Capture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever speaks through a shared account is told by their own name."""
+    monkeypatch.setenv("SUDO_USER", "eve")
+    assert "held by eve until" in gpugate(capsys, "hold", "gpu0", *SAYING)[1]
+    assert desk.audit()[0]["by"] == "eve"
+
+
 def test_two_persons_at_once(desk: Desk, capsys: Capture) -> None:
     """Where somebody else was quicker by a hair, their word stands in store and audit."""
     desk.settled.store.parent.mkdir()

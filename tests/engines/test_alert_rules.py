@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 def promtool(*arguments: str, given: bytes = b"") -> str:
     """What promtool says; it has to be content."""
+    assert shutil.which("promtool"), "these tests ask Prometheus' own promtool: apt-get install prometheus"
     done = subprocess.run(["promtool", *arguments], input=given, capture_output=True, check=False, timeout=120)
     said = (done.stdout + done.stderr).decode()
     assert done.returncode == 0, said

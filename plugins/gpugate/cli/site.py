@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import getpass
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -88,7 +89,12 @@ def gate(options: argparse.Namespace, patterns: Sequence[str], *, look_only: boo
     if not look_only and settled.store.parent == settled.site.state.parent:  # as admit.yml makes it, and no other one
         settled.store.parent.mkdir(parents=True, exist_ok=True)
     memory = Memory(Store(settled.store), look_only=look_only)
-    return Gate(targets, settled, _report(settled), memory, getpass.getuser(), datetime.now().astimezone())
+    return Gate(targets, settled, _report(settled), memory, _person(), datetime.now().astimezone())
+
+
+def _person() -> str:
+    """Who is at the keyboard: behind sudo still the same one."""
+    return os.environ.get("SUDO_USER") or getpass.getuser()
 
 
 def _report(settled: Settled) -> Report | ReportError:

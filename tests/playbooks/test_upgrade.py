@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,9 +39,10 @@ class Halves:
 
     def validate(self, *options: str) -> Path:
         """Run validate.yml; the report that it names."""
-        said = self.site.play("validate.yml", *options)
-        [line] = [line for line in said.splitlines() if "-e gpugate_report=" in line]
-        return Path(line.partition("gpugate_report=")[2].strip("'\""))
+        said = " ".join(self.site.play("validate.yml", *options).split())
+        told = re.search(r"admit\.yml -e '*(\{.*?\})'", said)
+        assert told is not None, said
+        return Path(json.loads(told[1])["gpugate_report"])
 
     def admit(self, report: Path) -> dict[str, str]:
         """What admit.yml does with each node by this report."""
@@ -53,7 +55,7 @@ class Halves:
 def halves(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Halves]:
     """Provisioned by an older checkout, then gpu1 alone by this one; policy allows both builds."""
     folder = tmp_path_factory.mktemp("site")
-    with simulated_fleet(folder, nodes=[{"gpus": 1}] * 2, time_scale=40) as fleet:
+    with simulated_fleet(folder, nodes=[{"gpus": 1}] * 2, time_scale=16) as fleet:
         site = make(folder, fleet)
         site.policy.write_text(yaml.safe_dump(POLICY | {"gpugate_gpu_count": 1}))
         package = site.project / "plugins/gpugate/__init__.py"

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import zipfile
@@ -126,3 +127,63 @@ def test_an_old_python_gets_one_sentence(probe: Path, python: str | None) -> Non
     assert done.returncode == 3
     assert done.stderr.startswith(TOO_OLD)
     assert done.stderr.count("\n") == 1
+
+
+def test_bytecode_beside_it_is_used(machine: Callable[..., Machine], probe: Path, tmp_path: Path) -> None:
+    """A probe that was compiled starts by its bytecode, measures the same, and still names its own file."""
+    copy = _copy(probe, tmp_path)
+    node = replace(machine(), zipapp=copy)
+    before = node.evidence()
+    [compiled] = _precompiled(copy)
+    assert compiled.stat().st_mode & 0o777 == 0o644
+
+    after = node.evidence()
+
+    assert _started_from(copy) == str(compiled)
+    assert after.probe == before.probe
+    assert [gpu.uuid for gpu in after.gpus] == [gpu.uuid for gpu in before.gpus]
+
+
+@pytest.mark.parametrize("trap", ["writable", "link", "other python"])
+def test_bytecode_that_others_could_have_written_is_not(probe: Path, tmp_path: Path, trap: str) -> None:
+    """A file that others may write, a link, and another Python's bytecode do not count: the source does."""
+    copy = _copy(probe, tmp_path)
+    [compiled] = _precompiled(copy)
+    if trap == "writable":
+        compiled.chmod(0o666)
+    elif trap == "link":
+        compiled.symlink_to(compiled.rename(tmp_path / "elsewhere"))
+    else:
+        compiled.rename(f"{copy}.cpython-27")
+
+    assert _started_from(copy) == str(copy)
+
+
+def test_another_owners_bytecode_is_not(probe: Path, tmp_path: Path) -> None:
+    """In a folder where everybody may make files, nobody's but the owner's bytecode is run."""
+    copy = _copy(probe, tmp_path)
+    [compiled] = _precompiled(copy)
+    os.chown(compiled, 65534, 65534)
+
+    assert _started_from(copy) == str(copy)
+
+
+def _copy(probe: Path, folder: Path) -> Path:
+    copy = folder / "copy.pyz"
+    copy.write_bytes(probe.read_bytes())
+    return copy
+
+
+def _precompiled(probe: Path) -> list[Path]:
+    command = [sys.executable, "-I", str(probe), "precompile"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True)
+    assert json.loads(done.stdout) == {"bytecode": f"{probe}.{sys.implementation.cache_tag}"}
+    return list(probe.parent.glob("copy.pyz.*"))
+
+
+def _started_from(probe: Path) -> str:
+    """Which of the two files the command line was imported from, as -v tells."""
+    command = [sys.executable, "-I", "-v", str(probe), "--version"]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=True).stderr
+    [place] = re.findall(r"^import 'gpugate\.probe\.cli' # <zipimporter object \"(.*)/gpugate/probe/\">$", said, re.M)
+    return str(place)

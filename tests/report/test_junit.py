@@ -57,19 +57,22 @@ def test_pass_is_written_as_the_library_writes_it(host: str, measured: str, seco
 def test_verdict_put_aside_is_reported_as_it_was(verdict: Verdict, tmp_path: Path) -> None:
     """A verdict whose findings were put into a file gives the same report and summary as before, and its file has no
     name; where nothing can be put aside, the verdict stays whole."""
-    kept = Cases(tmp_path / "reports").keep(verdict, case_xml(verdict))
-    assert isinstance(kept, Kept)
-    assert written(run := run_of(verdict)) == written(replace(run, hosts=[HostReport(verdict.host, {}, [kept])]))
-    assert summary_lines(run_of(verdict)) == summary_lines(run_of(kept))
+    cases = Cases(tmp_path / "reports", waiting=0)
+    for _ in range(2):  # the first is in the file by then, the second waits for it
+        kept = cases.keep(verdict, case_xml(verdict))
+        assert isinstance(kept, Kept)
+        assert written(run := run_of(verdict)) == written(replace(run, hosts=[HostReport(verdict.host, {}, [kept])]))
+        assert summary_lines(run_of(verdict)) == summary_lines(run_of(kept))
+    assert cases.read(0, len(case_xml(verdict))) == case_xml(verdict)
     assert list((tmp_path / "reports").iterdir()) == []
     (tmp_path / "file").write_text("")
-    assert Cases(tmp_path / "file").keep(verdict, case_xml(verdict)) is verdict
+    assert Cases(tmp_path / "file", waiting=0).keep(verdict, case_xml(verdict)) is verdict
 
 
 def test_verdict_that_is_lost_ends_the_report(tmp_path: Path) -> None:
     """A verdict that cannot be read back is an error of the report, and never left out of it."""
-    cases = Cases(tmp_path)
-    kept = cases.keep(passed("gpu0"), case_xml(passed("gpu0")))
+    cases = Cases(tmp_path, waiting=0)
+    kept, _ = (cases.keep(passed("gpu0"), case_xml(passed("gpu0"))) for _ in range(2))
     cases.file.truncate(10)
     with pytest.raises(ReportError, match="put aside is not there any more"):
         Store(tmp_path).write(run_of(kept))

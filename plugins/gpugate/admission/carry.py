@@ -28,6 +28,7 @@ _WOULD = {Action.ADMIT: "would be admitted", Action.KEEP: "would stay in", Actio
 _SHOWN_REASONS = 3
 _SINGLE = 16  # so many nodes get a line each; of more, those with one cause share a line
 _WIDTH = 600
+_FORGOTTEN = timedelta(days=7)
 
 
 @dataclass(frozen=True)
@@ -184,9 +185,10 @@ def _fleet(
     remembered: dict[str, Remembered],
     since: datetime,
 ) -> dict[str, Member]:
-    """Every node that the gate knows of: those asked about as they are, all others as they were last."""
+    """Every node that the gate knows of: those asked about as they are, others as they were last; those of which it has
+    not heard for long have left the fleet."""
     fleet = {host: Member(bool(each.inside), _lately(each, since), each.domains, each.driver)
-             for host, each in remembered.items()}  # fmt: skip
+             for host, each in remembered.items() if each.decided >= since - _FORGOTTEN}  # fmt: skip
     for node, decision in zip(nodes, decisions, strict=True):
         before, suite = remembered.get(node.host), report.hosts.get(node.host)
         removed = _lately(before, since) if before and not decision.in_service else ()

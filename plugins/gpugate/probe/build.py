@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,10 @@ from .reading import Result, attempt, record
 
 
 def archive() -> Path | None:
-    """The zipapp that this code was imported from, or None where it runs from source."""
+    """The zipapp that this code was imported from, or whose bytecode was; None where it runs from source."""
     loader: Any = globals().get("__loader__")
     found = getattr(loader, "archive", None)
-    return Path(found) if found else None
+    return Path(found.removesuffix(f".{sys.implementation.cache_tag}")) if found else None
 
 
 def probe_build() -> ProbeBuild:

@@ -92,6 +92,13 @@ def _settings(node: Node, options: argparse.Namespace) -> int:
     return DONE
 
 
+def _precompile(_: Node, __: argparse.Namespace) -> int:
+    from . import bytecode  # whose own start nobody else has to pay
+
+    print(json.dumps({"bytecode": str(bytecode.write())}))
+    return DONE
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="gpugate-probe",
@@ -121,6 +128,11 @@ def _parser() -> argparse.ArgumentParser:
     setting.add_argument("--request", metavar="FILE", required=True, help="what is wanted (- is standard input)")
     setting.add_argument("--check", action="store_true", help="change nothing, say what would be changed")
     setting.set_defaults(run=_settings)
+
+    compiling = commands.add_parser(
+        "precompile", parents=[_everywhere()], help="start faster with this Python from now on"
+    )
+    compiling.set_defaults(run=_precompile)
 
     command.add(commands, _everywhere, _read)
     return parser

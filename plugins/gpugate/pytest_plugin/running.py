@@ -64,11 +64,13 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
     somebody else's plugin has one, and where xdist or nobody runs the tests, the loop stays as it was.
     """
     config = session.config
+    starts = _heard(config, config.hook.pytest_runtest_logstart)
+    finishes = _heard(config, config.hook.pytest_runtest_logfinish)
     if session.testsfailed or config.option.collectonly or _looks_inside(config) or _others(config):
         return None
     for item, following in itertools.zip_longest(session.items, session.items[1:]):
         if isinstance(item, Cell) and item.judged is not None:
-            run_cell(item)
+            run_cell(item, starts, finishes)
         else:
             config.hook.pytest_runtest_protocol(item=item, nextitem=following)
         if session.shouldfail:
@@ -87,17 +89,18 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     return True
 
 
-def run_cell(item: Cell) -> None:
-    """The whole protocol of a cell: start, one report, finish."""
-    hook, nodeid, location = item.ihook, item.nodeid, item.location
-    hook.pytest_runtest_logstart(nodeid=nodeid, location=location)
+def run_cell(item: Cell, starts: bool = True, finishes: bool = True) -> None:
+    """The whole protocol of a cell: start, one report, finish; start and finish only where somebody hears of them."""
+    if starts:
+        item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     verdict = item.verdict()
     report: pytest.TestReport = CellReport(item, verdict)
     if hasattr(item.config, "workerinput"):
         report = report.plain()
         send(item.config, report, verdict)
-    hook.pytest_runtest_logreport(report=report)
-    hook.pytest_runtest_logfinish(nodeid=nodeid, location=location)
+    item.ihook.pytest_runtest_logreport(report=report)
+    if finishes:
+        item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
 
 
 class CellReport(pytest.TestReport):
@@ -129,6 +132,18 @@ class CellReport(pytest.TestReport):
     longrepr = property(lambda self: self._cell.sentences(self._verdict))
     duration = property(lambda self: self._verdict.seconds)
     start = property(lambda self: self.stop - self.duration)
+
+
+def _heard(config: pytest.Config, hook: Any) -> bool:
+    """Whether anybody does something by this hook: logging has nothing to begin anew where it shows nothing, and the
+    terminal names no file under -q."""
+    idle = set()
+    if not (config.getini("log_cli") or config.option.log_cli_level):
+        idle.add("_pytest.logging")
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is None or not (terminal.showfspath or terminal.showlongtestinfo):
+        idle.add("_pytest.terminal")
+    return bool({impl.function.__module__ for impl in hook.get_hookimpls()} - idle)
 
 
 def _looks_inside(config: pytest.Config) -> bool:

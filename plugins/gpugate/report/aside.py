@@ -12,6 +12,7 @@ from typing import IO
 
 from ..verdict import Verdict
 
+_AT_ONCE = 1 << 20  # bytes
 _FIELDS = [each.name for each in fields(Verdict)]
 
 
@@ -31,10 +32,12 @@ class Kept(Verdict):
 class Cases:
     """The `testcase` elements of a run, in a file without a name that goes with the process: as text, the findings of
     10,000 hosts are a gigabyte. The file is in `folder`, where the report will need that room too; where it cannot be
-    written, verdicts stay in memory as they are, and the report itself tells what is wrong there."""
+    written, verdicts stay in memory as they are, and the report itself tells what is wrong there. `waiting` bytes wait
+    to be written at once."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._end = folder, 0
+    def __init__(self, folder: Path, waiting: int = _AT_ONCE) -> None:
+        self._folder, self._end, self._most = folder, 0, waiting
+        self._waiting = bytearray()  # the end of the file, not written yet
 
     @cached_property
     def file(self) -> IO[bytes]:
@@ -44,19 +47,30 @@ class Cases:
 
     def keep(self, verdict: Verdict, xml: bytes) -> Verdict:
         """The verdict, and its element `xml` in the file."""
-        try:
-            if os.pwrite(self.file.fileno(), xml, self._end) < len(xml):
-                return verdict
-        except OSError:
+        if len(self._waiting) + len(xml) > self._most and not self._written():
             return verdict
         offset, self._end = self._end, self._end + len(xml)
+        self._waiting += xml
         known = {name: getattr(verdict, name) for name in _FIELDS}
         known["findings"] = tuple(finding for finding in verdict.findings if finding.marginal or not finding.ok)
         return Kept(**known, cases=self, offset=offset, size=len(xml))
 
     def read(self, offset: int, size: int) -> bytes:
         """What was written there."""
+        begins = self._end - len(self._waiting)
+        if offset >= begins:
+            return bytes(self._waiting[offset - begins : offset - begins + size])
         xml = os.pread(self.file.fileno(), size, offset)
         if len(xml) < size:
             raise OSError(errno.EIO, "a verdict that was put aside is not there any more", str(self._folder))
         return xml
+
+    def _written(self) -> bool:
+        """Whether what waits is in the file now; where it is not, it waits on."""
+        try:
+            if os.pwrite(self.file.fileno(), self._waiting, self._end - len(self._waiting)) < len(self._waiting):
+                return False
+        except OSError:
+            return False
+        self._waiting = bytearray()
+        return True

@@ -14,6 +14,7 @@ import hashlib
 import os
 import shutil
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -24,6 +25,9 @@ from .model import Run
 from .signature import Signer
 
 JUNIT, LATEST = "junit.xml", "latest"
+
+
+_AT_ONCE = 16  # documents
 
 
 class Store:
@@ -74,12 +78,14 @@ def _junit(run: Run, folder: Path) -> File:
 
 
 def _evidence(folder: Path, evidence: Mapping[str, bytes]) -> dict[str, File]:
-    written = {}
-    for host in sorted(evidence):
-        document = evidence[host]
-        name = evidence_file(host)
+    def write(host: str) -> File:
+        document, name = evidence[host], evidence_file(host)
         _write(folder / name, document)
-        written[host] = File(name, hashlib.sha256(document).hexdigest(), len(document))
+        return File(name, hashlib.sha256(document).hexdigest(), len(document))
+
+    hosts = sorted(evidence)
+    with ThreadPoolExecutor(_AT_ONCE) as pool:  # the disk is asked to keep many at once
+        written = dict(zip(hosts, pool.map(write, hosts), strict=True))
     _sync(folder / "evidence")
     return written
 

@@ -201,6 +201,8 @@ def probe_tree(folder: Path) -> str:
     (kept / digest).mkdir(parents=True)
     built.rename(kept / digest / built.name)
     (kept / "current").symlink_to(digest)
+    command = [sys.executable, "-I", kept / digest / built.name, "precompile"]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return str(folder / "tree")
 
 

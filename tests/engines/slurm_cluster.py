@@ -3,7 +3,8 @@
     with cluster(["gpu0", "gpu1"]) as slurm:
         slurm.run("scontrol", "update", "NodeName=gpu1", "State=DRAIN", "Reason=fan")
 
-Everything listens on 127.0.0.1 only and is ended by its pid. Nodes are told apart by `slurmd -N`.
+Everything listens on 127.0.0.1 only and is ended by its pid. Nodes are told apart by `slurmd -N`. Nodes with GPUs have
+device files of their own, which are /dev/null.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import secrets
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -137,8 +139,19 @@ def missing() -> str:
 
 
 @contextmanager
-def cluster(nodes: Sequence[str]) -> Iterator[Cluster]:
-    """Bring a cluster of these nodes up, in one partition `gpu`; ended with everything that runs on it."""
+def cluster(
+    nodes: Sequence[str],
+    *,
+    gpus: int = 0,
+    state: str = "State=UNKNOWN",
+    started: Sequence[str] | None = None,
+    settings: str = "",
+) -> Iterator[Cluster]:
+    """Bring a cluster of these nodes up, in one partition `gpu`; ended with everything that runs on it.
+
+    Each node has `gpus` GPUs and is written into slurm.conf in `state`; `started` are those that get a slurmd (None:
+    all), which become idle where `state` allows it. `settings` are further lines of slurm.conf.
+    """
     with ExitStack() as stack:
         # Short, as a socket's path may have 108 bytes; open to all, as munge wants its socket's folder.
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp")))
@@ -147,11 +160,15 @@ def cluster(nodes: Sequence[str]) -> Iterator[Cluster]:
         key = folder / "munge.key"
         key.touch(0o600)
         key.write_bytes(secrets.token_bytes(64))
-        host, ports = socket.gethostname().partition(".")[0], _free_ports(1 + len(nodes))
-        lines = [CONFIGURATION.format(folder=folder, host=host, ports=ports)]
-        for node, port in zip(nodes, ports[1:], strict=True):
-            where = f"NodeHostName={host} NodeAddr=127.0.0.1 Port={port}"
-            lines.append(f"NodeName={node} {where} CPUs=4 RealMemory=1000 State=UNKNOWN\n")
+        started = nodes if started is None else started
+        host, ports = socket.gethostname().partition(".")[0], _free_ports(1 + len(started))
+        port_of = dict(zip(started, ports[1:], strict=True))
+        lines = [CONFIGURATION.format(folder=folder, host=host, ports=ports), settings]
+        gres = _gpus(folder, gpus) if gpus else ""
+        lines.append("GresTypes=gpu\n" if gpus else "")
+        for node in nodes:
+            where = f"NodeHostName={host} NodeAddr=127.0.0.1 Port={port_of.get(node, 1)}"
+            lines.append(f"NodeName={node} {where} CPUs=4 RealMemory=1000 {gres}{state}\n")
         lines.append(f"PartitionName=gpu Nodes={','.join(nodes)} Default=YES MaxTime=INFINITE State=UP\n")
         (folder / "slurm.conf").write_text("".join(lines))
         path = f"{os.environ['PATH']}:/usr/sbin:/sbin"
@@ -162,11 +179,20 @@ def cluster(nodes: Sequence[str]) -> Iterator[Cluster]:
         up.start("munged", "munged", "--foreground", "--force", *(f"--{name}={path}" for name, path in files.items()))
         up.until((folder / "munge.socket").exists)
         up.start("slurmctld", "slurmctld", "-D", "-i", "-c")
-        for node in nodes:
+        for node in started:
             up.start_node(node)
         up.until(lambda: _pings(up))
-        up.idle(*nodes)
+        if state == "State=UNKNOWN":
+            up.idle(*started)
         yield up
+
+
+def _gpus(folder: Path, count: int) -> str:
+    """What a node's line in slurm.conf says of its GPUs; makes their files and gres.conf."""
+    for index in range(count):
+        os.mknod(folder / f"card{index}", stat.S_IFCHR | 0o666, os.makedev(1, 3))
+    (folder / "gres.conf").write_text(f"Name=gpu Type=h100 File={folder}/card[0-{count - 1}]\n")
+    return f"Gres=gpu:h100:{count} "
 
 
 def _pings(up: Cluster) -> bool:

@@ -79,7 +79,7 @@ def test_each_batch_is_admitted_by_its_own_report_and_a_bad_node_stops_nobody(si
     said = site.play("onboard.yml", "--limit", "!gpu3", *batches, succeeds=False)
     assert "gpu1 was not admitted: errors.row_remap FAIL" in flat(said)
     assert "gpu4 was not admitted: policy only observes this node" in flat(said)
-    assert "batch of 2: admitted gpu0; not admitted gpu1; in service already nobody; report /" in flat(said)
+    assert "admitted: gpu0 not admitted: gpu1 in service already: nobody report: /" in flat(said)
     runs = reports(site)
     assert {host: runs[entry["run_id"]] for host, entry in in_service(site).items()} == {
         "gpu0": {"gpu0", "gpu1"},
@@ -108,7 +108,7 @@ def test_run_again_it_leaves_alone_who_is_in_service(site: Site) -> None:
     before, runs = in_service(site), reports(site)
     site.fleet.cli("set", "gpu0", "gpu.0.power_limit_w", "600")
     said = site.play("onboard.yml", "--limit", "gpu0:gpu1")
-    assert "batch of 2: admitted gpu1; not admitted nobody; in service already gpu0; report /" in flat(said)
+    assert "admitted: gpu1 not admitted: nobody in service already: gpu0 report: /" in flat(said)
     assert site.gpus("gpu0", "power_limit_w") == ["600.0"]
     site.fleet.cli("set", "gpu0", "gpu.0.power_limit_w", "650")
     after = in_service(site)

@@ -289,14 +289,17 @@ def test_a_green_from_before_the_removal(tmp_path: Path) -> None:
     assert actions(run_gate(tmp_path, second, nodes("gpu0"), now=later)) == {"gpu0": Action.ADMIT}
 
 
-def test_a_lost_store_admits_nobody_who_was_removed(tmp_path: Path) -> None:
-    """Without the state store a removed node needs its greens all the same."""
+def test_a_lost_store_decides_on_nobody(tmp_path: Path) -> None:
+    """Where the audit has decisions and the state store has none, that was lost: nobody is admitted or removed."""
     run_gate(tmp_path, report_on("gpu0"), nodes("gpu0"))
     run_gate(tmp_path, report_on("gpu0", red={"gpu0": failed("gpu0")}), nodes("gpu0"))
     (tmp_path / "gpugate.sqlite").unlink()
     later = NOW + timedelta(minutes=5)
-    carried = run_gate(tmp_path, report_on("gpu0", started=later), nodes("gpu0"), now=later)
-    assert actions(carried) == {"gpu0": Action.STAY_OUT}
+    with pytest.raises(AdmissionError, match="knows of no node, and its audit"):
+        run_gate(tmp_path, report_on("gpu0", started=later), nodes("gpu0"), now=later)
+    (tmp_path / "audit.jsonl").rename(tmp_path / "audit.old")
+    begun = run_gate(tmp_path, report_on("gpu0", started=later), nodes("gpu0"), now=later)
+    assert actions(begun) == {"gpu0": Action.STAY_OUT}  # the state file says that it was removed
 
 
 def test_many_nodes_share_their_lines(tmp_path: Path) -> None:

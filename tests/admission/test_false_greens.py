@@ -455,7 +455,7 @@ def _removed_and_green_once(site: Site) -> None:
     site.options["report"] = str(site.write(age_s=90) / "junit.xml")
 
 
-@way("1 green reports in a row since it was removed; it needs 2", prepare=_removed_and_green_once)
+@way("knows of no node, and its audit", prepare=_removed_and_green_once)
 def state_store_lost(site: Site) -> None:
     for file in site.state.parent.glob("gpugate.sqlite*"):
         file.unlink()

@@ -24,6 +24,7 @@ from .standing import Word
 _WORD = TypeAdapter(Word)
 _SAID, _ENDED = "word", "word ended"
 _MARK = f'"event": "{_SAID}'.encode()
+_DECIDED = b'"event": "decided"'
 
 
 class Audit:
@@ -92,6 +93,16 @@ class Audit:
             raise AdmissionError(f"the audit {self.path} cannot be read: {error.strerror or error}") from error
         good = {host: [word for word in reversed(words) if word.until > now] for host, words in found.items()}
         return {host: words for host, words in good.items() if words}
+
+    def has_decisions(self) -> bool:
+        """Whether the gate ever decided here; raises AdmissionError where the audit cannot be read."""
+        try:
+            with self.path.open("rb") as file:
+                return any(_DECIDED in line for line in file)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise AdmissionError(f"the audit {self.path} cannot be read: {error.strerror or error}") from error
 
     def _append(self, records: Iterable[dict[str, object]]) -> None:
         now = datetime.now().astimezone().isoformat(timespec="milliseconds")

@@ -154,6 +154,12 @@ def _known(
     """What is known of each node, why a back end could not tell of some, and all that the gate remembers."""
     standings = backend.standings([node.host for node in nodes])
     remembered, words = memory.nodes(), words_of(memory, audit, now)
+    if not remembered and audit.has_decisions():
+        raise AdmissionError(
+            f"the state store {memory.path} knows of no node, and its audit {audit.path} says that the gate decided on "
+            "some: put the store back from a backup, or move the audit away to begin again, when every node that was "
+            "taken out comes back by one green report; until then nobody is admitted or removed"
+        )
     refuse_clock(remembered.values(), now)
     problems = {host: seen for host, seen in standings.items() if isinstance(seen, AdmissionError)}
     known = {

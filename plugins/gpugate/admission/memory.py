@@ -49,6 +49,7 @@ class Memory:
 
     def __init__(self, store: Store, *, look_only: bool = False) -> None:
         self._store, self._look_only = store, look_only
+        self.path = store.path
 
     def nodes(self) -> dict[str, Remembered]:
         """Every node that was ever decided on."""

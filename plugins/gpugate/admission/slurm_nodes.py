@@ -6,7 +6,7 @@ comment) cannot be taken for another key. State and flags are those of `node_sta
 slurm_protocol_defs.c; a word that is not known here is never interpreted.
 
 The mark of new nodes counts only where Slurm says who set it and when. A `Reason=` in slurm.conf has neither: with each
-restart of slurmctld it takes the place of whatever reason a person gave ("explicitly set in slurm.conf", read_config.c).
+restart of slurmctld it takes the place of whatever reason a person gave (slurmctld's read_config.c).
 """
 
 from __future__ import annotations

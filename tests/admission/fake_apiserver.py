@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -53,7 +54,7 @@ class FakeApiServer:
             "metadata": {"name": name, "uid": f"uid-{self._uid}", "labels": {"kubernetes.io/hostname": name, **labels},
                          "annotations": {"node.alpha.kubernetes.io/ttl": "0"}},
             "spec": {"taints": [taint(each) for each in taints]} if taints else {},
-            "status": {"conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z",
+            "status": {"conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": None,
                                        "message": "kubelet is posting ready status"}]},
         }  # fmt: skip
         self.nodes[name] = node
@@ -190,6 +191,15 @@ def _check_taints(name: str, taints: list[Json]) -> None:
         raise Refusal(422, f'Node "{name}" is invalid: spec.taints: Duplicate value')
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Clients come and go; what else goes wrong is shown."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
 @contextmanager
 def serving() -> Iterator[FakeApiServer]:
     """A server on a free port of 127.0.0.1, until the block ends."""
@@ -228,8 +238,7 @@ def serving() -> Iterator[FakeApiServer]:
         def log_message(self, format: str, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     fake.url = f"http://127.0.0.1:{server.server_address[1]}"

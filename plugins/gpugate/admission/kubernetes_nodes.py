@@ -52,7 +52,7 @@ class Taint(TypedDict):
 @with_config(_STRICT)
 class _Manager(TypedDict):
     manager: NotRequired[str]
-    time: NotRequired[str]
+    time: NotRequired[str | None]
     fieldsV1: NotRequired[dict[str, Any]]
 
 
@@ -61,7 +61,7 @@ class _Metadata(TypedDict):
     name: _Text
     uid: _Text
     resourceVersion: _Text
-    deletionTimestamp: NotRequired[str]
+    deletionTimestamp: NotRequired[str | None]
     labels: NotRequired[dict[str, str]]
     annotations: NotRequired[dict[str, str]]
     managedFields: NotRequired[list[_Manager]]
@@ -77,7 +77,7 @@ class _Spec(TypedDict):
 class _Condition(TypedDict):
     type: str
     status: str
-    lastTransitionTime: NotRequired[str]
+    lastTransitionTime: NotRequired[str | None]  # a time that was never set is null
 
 
 @with_config(_STRICT)
@@ -161,7 +161,7 @@ def condition(node: KubeNode, decision: Decision, run: str, now: datetime) -> di
     since = _time(now)
     for before in node["status"].get("conditions", []):
         if before["type"] == CONDITION and before["status"] == status:
-            since = before.get("lastTransitionTime", since)
+            since = before.get("lastTransitionTime") or since
     message = f"{decision.action.value} by run {run}: {'; '.join(decision.reasons)}"
     shown = {"type": CONDITION, "status": status, "reason": reason, "lastTransitionTime": since,
              "lastHeartbeatTime": _time(now), "message": shortened(one_line(message), _MOST_MESSAGE)}  # fmt: skip
@@ -207,7 +207,7 @@ def _cordoners(node: KubeNode) -> list[tuple[str, str]]:
     for entry in node["metadata"].get("managedFields", []):
         spec = entry.get("fieldsV1", {}).get("f:spec")
         if isinstance(spec, dict) and "f:unschedulable" in spec:
-            found.append((entry.get("manager", ""), entry.get("time", "")))
+            found.append((entry.get("manager", ""), entry.get("time") or ""))
     return found
 
 
@@ -223,7 +223,7 @@ def _cordon(node: KubeNode) -> str:
 
 
 def _busy(node: KubeNode, inside: bool) -> str:
-    if "deletionTimestamp" in node["metadata"]:
+    if node["metadata"].get("deletionTimestamp"):
         return "the Node is being deleted"
     state = node["metadata"].get("labels", {}).get(_UPGRADE, "")
     if state in _NO_UPGRADE or (inside and state in _UPGRADE_STANDS):

@@ -86,6 +86,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Site:
         "oldest_driver": "550.90",
         "gpugate_cuda_versions": ["12.4", "{{ '12' ~ '.6' }}"],
         "gpugate_level": "admit",
+        "gpugate_checks": {"thermal.headroom": "evict"},
         "gpugate_waivers": [{"check": "host.clock", "host": "{{ inventory_hostname }}", "who": "Ada", "why": "battery",
                              "ticket": "OPS-1", "expires": datetime(2031, 1, 1, tzinfo=UTC).date()}],
     }  # fmt: skip
@@ -190,6 +191,35 @@ def test_limit(site: Site) -> None:
     none = site.admit("--limit", "green", gpugate_hosts="fouled")
     assert none.returncode != 0
     assert "no host of the inventory matches fouled within --limit green" in none.stdout + none.stderr
+
+
+def test_breaker(site: Site, tmp_path: Path) -> None:
+    """Too many removals stop all of them with one sentence and a failed play, also with --check; a person's word for
+    this report goes on."""
+    entry = {
+        "in_service": True,
+        "since": "2026-01-31T12:00:00Z",
+        "by": "ada",
+        "why": "",
+        "run_id": "",
+        "report_sha256": "",
+    }
+    state = tmp_path / "admission.json"
+    state.write_text(json.dumps({"schema": 1, "hosts": {"fouled": entry}}))
+    known = {"gpugate_admission_state": str(state), "gpugate_breaker": {"at_least": 0}}
+    for arguments in (["--check"], []):
+        stopped = site.admit(*arguments, **known)
+        assert stopped.returncode != 0
+        said = " ".join(stopped.stdout.split())
+        assert (
+            "NO NODE WAS REMOVED: 1 node for thermal.headroom, and 0 of 1 node may be out of service at once" in said
+        )
+        assert "ALERT: 1 node held: fouled: would be removed, but too many" in said
+        assert json.loads(state.read_text())["hosts"]["fouled"]["in_service"] is True
+    run_id = (site.folder / "reports/latest").resolve().name
+    wanted = site.admit(gpugate_approved_removals=run_id, **known)
+    assert wanted.returncode == 0, wanted.stdout + wanted.stderr
+    assert json.loads(state.read_text())["hosts"]["fouled"]["in_service"] is False
 
 
 def test_signed_report(site: Site, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ LONG_AGO = Member(False)
          ["3 of failure domain r1, and 2 of 4 nodes may"]),
         (hosts(3), fleet(100, n0=Member(True, driver="1"), n1=Member(True, driver="1"), n2=Member(True, driver="1")),
          WIDE, ["3 of driver 1, and 2 of 3 nodes may"]),
-        (hosts(1), fleet(4), Limits(at_least=0), ["1 nodes for thermal.headroom, and 0 of 4 nodes may",
+        (hosts(1), fleet(4), Limits(at_least=0), ["1 node for thermal.headroom, and 0 of 4 nodes may",
                                                   "1 of the fleet, and 0 of 4 nodes may"]),
         ([], fleet(4, n0=LATELY, n1=LATELY, n2=LATELY), Limits(), []),
     ],

@@ -76,7 +76,7 @@ class Group(NamedTuple):
 
     def __str__(self) -> str:
         return {"fleet": "the fleet", "domain": f"failure domain {self.name}", "driver": f"driver {self.name}",
-                "cause": f"nodes for {self.name}"}[self.kind]  # fmt: skip
+                "cause": f"for {self.name}"}[self.kind]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Tripped:
     def __str__(self) -> str:
         share = f"{self.may} of {self.of} {'node' if self.of == 1 else 'nodes'}"
         if self.group.kind == "cause":
-            return f"{self.out} {self.group}, and {share} may"
+            return f"{self.out} node{'s' * (self.out != 1)} {self.group}, and {share} may"
         return f"{self.out} of {self.group}, and {share} may"
 
 

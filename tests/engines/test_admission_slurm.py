@@ -233,11 +233,12 @@ def test_undrained_by_a_person(gate: Gate) -> None:
     slurm.idle("gpu1")
 
 
-def test_lost_store(gate: Gate) -> None:
-    """Without the state store, a drain of gpugate's is somebody's, and stays; the line says how to hand it over."""
+def test_drain_that_is_not_in_the_store(gate: Gate) -> None:
+    """A drain of gpugate's that its state store does not hold is somebody's, and stays; the line says how to hand the
+    node over."""
     inside(gate.slurm, "gpu1")
     gate.run(["gpu1"], red=["gpu1"])
-    (gate.folder / "gpugate.sqlite").unlink()
+    gate.memory().disown("slurm", ["gpu1"])
     carried = gate.run(["gpu1"])
     assert actions(carried) == {"gpu1": "stay_out"}
     assert f"scontrol update NodeName=gpu1 Reason='{NEW_NODE}'" in why(carried, "gpu1")

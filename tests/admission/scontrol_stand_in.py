@@ -1,8 +1,9 @@
 """A stand-in for scontrol over a JSON file: prints and changes nodes as Slurm's update_node does, and logs its calls.
 
-    {"nodes": {"gpu0": ["IDLE+DRAIN", "reason"]}, "refused": ["gpu3"], "hangs": false, "exit": ""}
+    {"nodes": {"gpu0": ["IDLE+DRAIN", "reason"]}, "refused": ["gpu3"], "hangs": "", "exit": ""}
 
-The user is always root. An update stops at the first node of `refused`; those before it are done.
+The user is always root. An update stops at the first node of `refused`; those before it are done. `hangs` is the word
+(show, update) whose call never returns; an update that hangs is done.
 """
 
 import json
@@ -18,7 +19,7 @@ def main(arguments: list[str]) -> int:
     with FILE.with_name("calls").open("a") as log:
         log.write(json.dumps(arguments) + "\n")
     world = json.loads(FILE.read_text())
-    if world["hangs"]:
+    if world["hangs"] == "show" and "show" in arguments:
         time.sleep(60)
     if world["exit"]:
         print(world["exit"], file=sys.stderr)
@@ -40,6 +41,8 @@ def main(arguments: list[str]) -> int:
             world["nodes"][name] = ["IDLE", ""] if undrained else ["IDLE+DRAIN", values["Reason"]]
     finally:
         FILE.write_text(json.dumps(world))
+    if world["hangs"] == "update":
+        time.sleep(60)
     return 0
 
 

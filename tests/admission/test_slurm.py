@@ -168,7 +168,7 @@ class Cluster:
     def set(self, **changes: object) -> None:
         """Change what the stand-in knows."""
         file = self.folder / "nodes.json"
-        world = json.loads(file.read_text()) if file.exists() else {"nodes": {}, "refused": [], "hangs": False,
+        world = json.loads(file.read_text()) if file.exists() else {"nodes": {}, "refused": [], "hangs": "",
                                                                     "exit": ""}  # fmt: skip
         file.write_text(json.dumps(world | changes))
 
@@ -309,14 +309,45 @@ def test_no_answer(cluster: Cluster) -> None:
     """A scontrol that hangs or fails is an error for everybody, before and while decisions are carried out."""
     backend = cluster.backend(timeout_s=1.0)
     due = removing(backend, ["gpu0", "gpu1"])
-    cluster.set(hangs=True)
+    cluster.set(hangs="show")
     for failing in (lambda: backend.standings(["gpu0"]), lambda: backend.carry_out(due)):
         with pytest.raises(AdmissionError, match="no answer within 1 s"):
             failing()
-    cluster.set(hangs=False, exit="slurm_load_node: Unable to contact slurm controller (connect failure)")
+    cluster.set(hangs="", exit="slurm_load_node: Unable to contact slurm controller (connect failure)")
     with pytest.raises(AdmissionError, match="Unable to contact slurm controller"):
         backend.carry_out(due)
     assert cluster.memory().owned("slurm") == {}
+
+
+def test_no_answer_to_a_change(cluster: Cluster) -> None:
+    """What is looked at afterwards counts, not whether the call came back: drained is drained, and gpugate's."""
+    backend = cluster.backend(timeout_s=1.0)
+    due = removing(backend, ["gpu0", "gpu1"])
+    cluster.set(hangs="update")
+    assert backend.carry_out(due) == {"gpu0": None, "gpu1": None}
+    assert cluster.states()["gpu1"] == ["IDLE+DRAIN", OURS]
+    assert json.loads(cluster.memory().owned("slurm")["gpu1"]) == MARK
+
+
+def test_nobody_can_look_afterwards(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nodes cannot be read after the change, each is an error, and no drain is taken for gpugate's."""
+    backend = cluster.backend(timeout_s=5.0)
+    due = removing(backend, ["gpu0", "gpu1"])
+    change = Scontrol.update
+
+    def then_gone(self: Scontrol, names: Sequence[str], *settings: str) -> dict[str, AdmissionError]:
+        failed = change(self, names, *settings)
+        cluster.set(exit="slurm_load_node: Unable to contact slurm controller (connect failure)")
+        return failed
+
+    monkeypatch.setattr(Scontrol, "update", then_gone)
+    results = backend.carry_out(due)
+    for error in results.values():
+        assert "nobody knows what became of it" in str(error)
+    cluster.set(exit="")
+    stands = cluster.backend().standings(["gpu0"])["gpu0"]
+    assert isinstance(stands, Standing)
+    assert "not as gpugate remembers its own drain" in stands.owner
 
 
 def test_no_scontrol(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

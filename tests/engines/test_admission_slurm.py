@@ -318,6 +318,18 @@ def test_two_runs_at_once(gate: Gate) -> None:
     slurm.idle(*hosts)
 
 
+def test_call_that_slurm_refuses_in_part(gate: Gate) -> None:
+    """Slurm stops a call at a node that it does not know; all others get their drain by finer calls."""
+    inside(gate.slurm, "gpu0", "gpu2", "gpu3")
+    gate.calls()
+    names = ["gpu0", "nobody", "gpu2", "gpu3"]
+    failed = Scontrol(30.0).update(names, "State=DRAIN", f"Reason={NEW_NODE}")
+    assert list(failed) == ["nobody"]
+    assert "Invalid node name" in str(failed["nobody"])
+    assert {gate.slurm.state(node) for node in ("gpu0", "gpu2", "gpu3")} == {"drained"}
+    assert 2 <= len(gate.calls()) <= 7
+
+
 def test_check_mode(gate: Gate) -> None:
     """--check says what would be done to each node; it makes no change in Slurm, and writes no file."""
     slurm = gate.slurm

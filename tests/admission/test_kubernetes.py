@@ -12,11 +12,15 @@ from typing import Any
 
 import pytest
 import yaml
+from cases import report
 from fake_apiserver import FakeApiServer, serving, taint
-from gpugate.admission import Action, Decision, Standing
+from gpugate.admission import Action, Decision, Memory, Standing, open_backend
 from gpugate.admission.kubernetes import Kubernetes
 from gpugate.admission.kubernetes_api import Api
+from gpugate.admission.site import Run
+from gpugate.admission.variables import settle
 from gpugate.errors import AdmissionError
+from gpugate.state.store import Store
 
 NEW, REMOVED = "gpugate/unvalidated=new:NoSchedule", "gpugate/unvalidated=removed:NoSchedule"
 POOL = "nvidia.com/gpu=present:NoSchedule"
@@ -562,6 +566,30 @@ def test_client_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     with pytest.raises(AdmissionError, match=r"pip install '\.\[kubernetes\]'") as caught:
         Api(str(tmp_path), "", 30.0)
     assert sys.executable in str(caught.value)
+
+
+def test_site_opens_it(fake: FakeApiServer, tmp_path: Path) -> None:
+    """The inventory's variables open the back end with what they say: names, taints of the pool, and a cordon."""
+    variables = {
+        "gpugate_admission_backend": "kubernetes",
+        "gpugate_admission_state": str(tmp_path / "admission.json"),
+        "gpugate_admission_kubeconfig": str(fake.kubeconfig(tmp_path / "kubeconfig", "prod", "test")),
+        "gpugate_admission_context": "prod",
+        "gpugate_admission_pool_taints": ["team"],
+        "gpugate_admission_cordon": True,
+        "gpugate_report": str(tmp_path / "junit.xml"),
+    }
+    site = settle({"gpu0": variables}, tmp_path).site
+    run = Run("ada", report(), tmp_path / "junit.xml", {"gpu0": "kube0"})
+    backend, audit = open_backend(site, run, Memory(Store(tmp_path / "state.sqlite")))
+    assert audit.path == tmp_path / "admission.kubernetes.audit.jsonl"
+    fake.register("kube0", "team=a:NoSchedule")
+    assert isinstance(backend, Kubernetes)
+    assert stands(backend).inside
+    remove(backend)
+    assert fake.taints("kube0") == ["team=a:NoSchedule", REMOVED]
+    assert fake.nodes["kube0"]["spec"]["unschedulable"] is True
+    assert fake.nodes["kube0"]["metadata"]["annotations"]["gpugate/run"] == run.report.run_id
 
 
 def test_rights_are_the_least() -> None:

@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -206,14 +207,12 @@ def test_breaker(site: Site, tmp_path: Path) -> None:
     }
     state = tmp_path / "admission.json"
     state.write_text(json.dumps({"schema": 1, "hosts": {"fouled": entry}}))
-    known = {"gpugate_admission_state": str(state), "gpugate_breaker": {"at_least": 0}}
+    known: dict[str, Any] = {"gpugate_admission_state": str(state), "gpugate_breaker": {"at_least": 0}}
     for arguments in (["--check"], []):
         stopped = site.admit(*arguments, **known)
         assert stopped.returncode != 0
         said = " ".join(stopped.stdout.split())
-        assert (
-            "NO NODE WAS REMOVED: 1 node for thermal.headroom, and 0 of 1 node may be out of service at once" in said
-        )
+        assert "NO NODE WAS REMOVED: 1 node for thermal.headroom, and 0 of 1 node may be out of service at once" in said
         assert "ALERT: 1 node held: fouled: would be removed, but too many" in said
         assert json.loads(state.read_text())["hosts"]["fouled"]["in_service"] is True
     run_id = (site.folder / "reports/latest").resolve().name

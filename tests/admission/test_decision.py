@@ -61,6 +61,14 @@ TABLE: dict[str, tuple[dict[str, Any], Action, Action, str]] = {
     "other machine": ({"report": report(identity=other("machine_id"))}, STAY_OUT, HOLD, "another machine"),
     "rebooted": ({"present": Present("m-1", "b-2", GPUS)}, STAY_OUT, HOLD, "rebooted"),
     "other GPUs": ({"present": Present("m-1", "b-1", frozenset({"GPU-a"}))}, STAY_OUT, HOLD, "other GPUs"),
+    "other driver": (
+        {"present": Present("m-1", "b-1", GPUS, driver="2"), "report": report(identity=IDENTITY | {"driver": "1"})},
+        STAY_OUT, HOLD, "another driver"),
+    "same driver": (
+        {"present": Present("m-1", "b-1", GPUS, driver="1"), "report": report(identity=IDENTITY | {"driver": "1"})},
+        ADMIT, KEEP, "green"),
+    "driver not known now": ({"present": Present("m-1", "b-1", GPUS, "lost", None)}, STAY_OUT, HOLD, "which driver"),
+    "driver not known then": ({"present": Present("m-1", "b-1", GPUS, driver="580.1")}, STAY_OUT, HOLD, "which driver"),
     "unreachable": ({"present": Present(problem="no route")}, STAY_OUT, HOLD, "no route"),
     "GPUs not known now": ({"present": Present("m-1", "b-1", None, "GPU is lost")}, STAY_OUT, HOLD, "GPU is lost"),
     "no GPUs now": ({"present": Present("m-1", "b-1", frozenset())}, STAY_OUT, HOLD, "which GPUs"),

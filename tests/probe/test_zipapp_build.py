@@ -89,7 +89,7 @@ def test_the_zipapp_imports_nothing_beside_itself(probe: Path, tmp_path: Path) -
     done = subprocess.run(command, capture_output=True, cwd=tmp_path, timeout=DEADLINE_S, check=False)
 
     assert done.returncode == 0, done.stderr
-    assert set(json.loads(done.stdout)) == {"machine_id", "boot_id", "hostname", "gpu_uuids"}
+    assert set(json.loads(done.stdout)) == {"machine_id", "boot_id", "hostname", "driver", "gpu_uuids"}
 
 
 def test_help_says_the_exit_codes(probe: Path) -> None:

@@ -45,12 +45,16 @@ class Action(StrEnum):
 
 @dataclass(frozen=True)
 class Present:
-    """The node as it is now. What could not be learned is None, and `problem` says why."""
+    """The node as it is now. What could not be learned is None, and `problem` says why.
+
+    `driver` is empty where an older build of the probe does not tell it: then it is not compared.
+    """
 
     machine_id: str | None = None
     boot_id: str | None = None
     gpu_uuids: frozenset[str] | None = None
     problem: str = ""
+    driver: str | None = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,6 +257,8 @@ def _identity(case: Case, found: _Findings) -> None:
         found.unknown.append("the report does not say when the node was measured")
     uuids = None if present.gpu_uuids is None else ",".join(sorted(present.gpu_uuids))
     now = {"machine_id": present.machine_id, "boot_id": present.boot_id, "gpu_uuids": uuids}
+    if present.driver != "":
+        now["driver"] = present.driver
     if silent := [_NAMES[name] for name, value in now.items() if not value]:
         why = f": {present.problem}" if present.problem else ""
         found.unknown.append(f"not known of the node as it is now: {', '.join(silent)}{why}")
@@ -305,11 +311,13 @@ def _unknown_machine(case: Case) -> bool:
                     said.get("measured_unix_s")))  # fmt: skip
 
 
-_NAMES = {"machine_id": "which machine it is", "boot_id": "which boot it is on", "gpu_uuids": "which GPUs it has"}
+_NAMES = {"machine_id": "which machine it is", "boot_id": "which boot it is on", "gpu_uuids": "which GPUs it has",
+          "driver": "which driver it runs"}  # fmt: skip
 _CHANGED = {
     "machine_id": "the report is about another machine (its machine id differs): run the checks again",
     "boot_id": "the node has been rebooted since the report (its boot id differs): run the checks again",
     "gpu_uuids": "the node has other GPUs than in the report (their UUIDs differ): run the checks again",
+    "driver": "the node runs another driver than in the report (their versions differ): run the checks again",
 }
 
 

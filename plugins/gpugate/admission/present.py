@@ -24,7 +24,8 @@ def present_from(result: object) -> Present:
     if not whole:
         problems.append(f"its GPUs: {_why(uuids)}")
     machine_id, boot_id = (_text(identity, name, problems) for name in ("machine_id", "boot_id"))
-    return Present(machine_id, boot_id, frozenset(texts) if whole else None, "; ".join(problems))
+    driver = _text(identity, "driver", problems) if "driver" in identity else ""
+    return Present(machine_id, boot_id, frozenset(texts) if whole else None, "; ".join(problems), driver)
 
 
 def _text(identity: Mapping[str, Any], name: str, problems: list[str]) -> str | None:

@@ -102,6 +102,14 @@ def test_a_batch_that_fails_stops_the_rest(site: Site) -> None:
     assert (in_service(site), reports(site)) == (before, runs)
 
 
+def test_a_node_of_which_the_back_end_cannot_tell_is_left_out(site: Site) -> None:
+    """It may well be at work: it is neither provisioned nor burnt, and the back end's own sentence says why."""
+    backend = {"gpugate_admission_backend": "command", "gpugate_admission_command": ["echo", "{action}", "{host}"]}
+    said = site.play("onboard.yml", "--limit", "gpu4", "-e", json.dumps(backend), succeeds=False)
+    assert "gpu4: status answered 'status gpu4' instead of in, out or kept out: WHY" in flat(said)
+    assert site.gpus("gpu4", "power_limit_w") == ["600.0"]
+
+
 def test_run_again_it_leaves_alone_who_is_in_service(site: Site) -> None:
     """A mended node is onboarded; one that works already is neither burnt nor decided on, and the exit status is 0."""
     site.fleet.cli("clear", "gpu1")

@@ -207,6 +207,7 @@ def test_unprovision_takes_all_back_and_then_has_nothing_to_do(provisioned: Site
     assert told.count("persistence on, power limit 650 W -> persistence off, power limit 700 W") == 16
     assert provisioned.settings() == [["true"] * 8, ["650.0"] * 8] * 2
     said = provisioned.play("unprovision.yml")
+    assert "admission is left alone: who of gpu0, gpu1 is in service stays there" in " ".join(said.split())
     assert changed(said) == {"gpu0": 2, "gpu1": 2}
     assert provisioned.settings() == [["false"] * 8, ["700.0"] * 8] * 2
     for node in ("gpu0", "gpu1"):

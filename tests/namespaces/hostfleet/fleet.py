@@ -201,7 +201,7 @@ def probe_tree(folder: Path) -> str:
     (kept / digest).mkdir(parents=True)
     built.rename(kept / digest / built.name)
     (kept / "current").symlink_to(digest)
-    command = [sys.executable, "-I", kept / digest / built.name, "precompile"]
+    command = [sys.executable, "-I", str(kept / digest / built.name), "precompile"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return str(folder / "tree")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,15 @@ def check_more(node, expect):
 def check_broken(expect):
     raise ValueError("no")
 """
+DIES = """
+import os
+HERE = os.getpid()
+
+def check_dies(node, expect):
+    if os.getpid() != HERE:
+        os._exit(9)
+    expect("name", node.host.hostname).one_of(["gpu0"])
+"""
 HOSTS = ("gpu0", "gpu1", "gpu2")
 OTHERS_HOOK = """
 import pytest
@@ -37,6 +47,51 @@ def pytest_runtest_protocol(item):
     return (yield)
 """
 VOLATILE = re.compile(r"=+ .* in .*s.*=+|[0-9T]+Z-[0-9a-f]{6}| time(stamp)?=\"[^\"]*\"|<property name=\"run_id\"[^>]*>")
+
+
+AHEAD = """
+import pathlib
+from gpugate.pytest_plugin import ahead
+
+ahead.LEAST_HOSTS = 1
+taken = []
+take = ahead.Ahead.take
+
+def counted(self, host):
+    found = take(self, host)
+    taken.append((host, found is not None))
+    return found
+
+ahead.Ahead.take = counted
+
+def pytest_sessionfinish():
+    pathlib.Path("taken").write_text(str(sorted(host for host, found in taken if found)))
+"""
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="judging ahead needs a second processor")
+@pytest.mark.parametrize(("source", "taken"), [("", "['gpu1']"), ("DIES", "[]")])
+def test_judging_ahead_changes_nothing(tmp_path: Path, source: str, taken: str) -> None:
+    """What a second process judges ahead gives the same terminal, exit status and report; a host in whose checks
+    something is said is judged here, and so are all if that process dies."""
+    checks = dict.fromkeys(("mine.it", "mine.more", "mine.broken"), "admit")
+    spoilt = {"gpu1": with_fact(healthy("gpu1"), "gpus.3.power.limit_w", 700.0)}
+    quiet = SOURCE.replace("    warnings.warn", "    if node.host.hostname == 'gpu3': warnings.warn")
+    if source:
+        quiet += DIES
+        checks["mine.dies"] = "admit"
+    judged = project(tmp_path, quiet, checks, (*HOSTS, "gpu3"), spoilt)
+    told = []
+    for conftest in ("", AHEAD):
+        (judged.folder / "checks" / "conftest.py").write_text(conftest)
+        done = judged.pytest("-v", "-rA", "--color=no", "-p", "no:cacheprovider")
+        assert done.returncode == pytest.ExitCode.TESTS_FAILED
+        xml = (judged.folder / "reports" / "latest" / "junit.xml").read_text()
+        told.append(VOLATILE.sub("", done.stdout + xml).splitlines())
+    assert told[0] == told[1]
+    assert (judged.folder / "taken").read_text() == taken
+    assert any("this check is old" in line for line in told[0])
+    assert set(judged.outcomes().values()) == {"PASS", "FAIL", "ERROR"}
 
 
 def test_hooks_of_others_change_nothing(tmp_path: Path) -> None:

@@ -20,9 +20,11 @@ from _pytest._io import TerminalWriter
 
 from ..report.text import one_line
 from ..verdict import Verdict, judge
+from .ahead import Ahead
 from .state import CHECK_PREFIX, STATE, State, check_id
 
 CHEAP = {"node", "policy", "expect"}
+AHEAD = pytest.StashKey[Ahead | None]()  # who judges some of the hosts beside this process
 UNJUDGED = pytest.StashKey[dict[str, list["Cell"]]]()  # the selected cells of each host, judged with the first of them
 
 
@@ -122,9 +124,15 @@ class Cell(pytest.Item):
         is read once and need not be kept; an xdist worker, which does not know what it will be given, judges one."""
         state = self.config.stash[STATE]
         if self.judged is None:
-            gathered, policy = state.gathered(self.host), state.targets[self.host].policy
-            for cell in self.config.stash.get(UNJUDGED, {}).pop(self.host, [self]):
-                cell.judged = state.keep(judge(cell.check, cell.checked.call, gathered, policy, state.today))
+            cells = self.config.stash.get(UNJUDGED, {}).pop(self.host, [self])
+            ahead = self.config.stash.get(AHEAD, None)
+            taken = ahead.take(self.host) if ahead is not None else None
+            if taken is not None and state.adopt(self.host, taken[0]):
+                verdicts = taken[1]
+            else:
+                verdicts = judge_host(state, self.host, cells)
+            for cell, verdict in zip(cells, verdicts, strict=True):
+                cell.judged = verdict
             if self.judged is None:
                 raise RuntimeError(f"{self.nodeid} is none of the selected cells")
         state.verdicts[self.host, self.check] = self.judged
@@ -143,6 +151,12 @@ class Cell(pytest.Item):
     def reportinfo(self) -> tuple[Path, int, str]:
         """Where the check stands."""
         return self.path, self.checked.place[1], self.name
+
+
+def judge_host(state: State, host: str, cells: Sequence[Cell]) -> list[Verdict]:
+    """The verdicts of these cells of a host, kept as the session keeps them."""
+    gathered, policy = state.gathered(host), state.targets[host].policy
+    return [state.keep(judge(cell.check, cell.checked.call, gathered, policy, state.today)) for cell in cells]
 
 
 def make_items(state: State, collector: pytest.Module, name: str, function: Callable[..., None]) -> list[pytest.Item]:

@@ -10,15 +10,17 @@ import itertools
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ..report.aside import Cases
 from ..verdict import Verdict
-from .cells import UNJUDGED, Cell
+from .ahead import Ahead, worthwhile
+from .cells import AHEAD, UNJUDGED, Cell, judge_host
 from .live import reports_folder
-from .state import STATE, send
+from .state import STATE, About, State, send
 
 
 @contextmanager
@@ -37,16 +39,45 @@ def without_search_for_garbage() -> Iterator[None]:
 
 @contextmanager
 def prepared(session: pytest.Session) -> Iterator[None]:
-    """Know the selected cells of every host."""
-    state = session.config.stash[STATE]
+    """Know the selected cells of every host, and have every other host of a large fleet judged ahead."""
+    config = session.config
+    state = config.stash[STATE]
     if not state.worker:
-        state.cases = Cases(reports_folder(session.config))
-        unjudged = session.config.stash.setdefault(UNJUDGED, {})
+        state.cases = Cases(reports_folder(config))
+        unjudged = config.stash.setdefault(UNJUDGED, {})
         for item in session.items:
             if isinstance(item, Cell):
                 unjudged.setdefault(item.host, []).append(item)
-    with without_search_for_garbage():
+    with without_search_for_garbage(), _judged_ahead(config, state):
         yield
+
+
+@contextmanager
+def _judged_ahead(config: pytest.Config, state: State) -> Iterator[None]:
+    """With a second process where that is worthwhile, which is ended whatever happens."""
+    unjudged = config.stash.get(UNJUDGED, {})
+    alone = config.option.collectonly or _looks_inside(config) or _others(config) or not worthwhile(len(unjudged))
+    ahead = None if alone else _ahead(state, unjudged, reports_folder(config))
+    config.stash[AHEAD] = ahead
+    try:
+        yield
+    finally:
+        if ahead is not None:
+            ahead.end()
+
+
+def _ahead(state: State, unjudged: dict[str, list[Cell]], folder: Path) -> Ahead | None:
+    """The second process; None where its findings cannot be put aside."""
+    cases = Cases(folder)
+    if not cases.written():  # opens the file, which both processes have then
+        return None
+
+    def judged(host: str) -> tuple[About, list[Verdict]]:
+        state.cases = cases  # in the second process, where nobody else keeps anything
+        verdicts = judge_host(state, host, unjudged[host])
+        return state.about(host), verdicts
+
+    return Ahead(list(unjudged)[1::2], cases, judged)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

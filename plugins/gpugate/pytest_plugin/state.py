@@ -103,6 +103,10 @@ class State:
             self._gathered[host] = known
         return known
 
+    def adopt(self, host: str, about: About) -> bool:
+        """Take what another process read of a host; false where this one has read another document."""
+        return self._about.setdefault(host, about).sha256 == about.sha256
+
     def about(self, host: str) -> About:
         """What the report tells of a host."""
         if host not in self._about:

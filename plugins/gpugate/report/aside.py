@@ -47,7 +47,7 @@ class Cases:
 
     def keep(self, verdict: Verdict, xml: bytes) -> Verdict:
         """The verdict, and its element `xml` in the file."""
-        if len(self._waiting) + len(xml) > self._most and not self._written():
+        if len(self._waiting) + len(xml) > self._most and not self.written():
             return verdict
         offset, self._end = self._end, self._end + len(xml)
         self._waiting += xml
@@ -56,16 +56,17 @@ class Cases:
         return Kept(**known, cases=self, offset=offset, size=len(xml))
 
     def read(self, offset: int, size: int) -> bytes:
-        """What was written there."""
+        """What was written there, by this process or by a fork of it."""
         begins = self._end - len(self._waiting)
-        if offset >= begins:
-            return bytes(self._waiting[offset - begins : offset - begins + size])
-        xml = os.pread(self.file.fileno(), size, offset)
+        if self._waiting and offset >= begins:
+            xml = bytes(self._waiting[offset - begins : offset - begins + size])
+        else:
+            xml = os.pread(self.file.fileno(), size, offset)
         if len(xml) < size:
             raise OSError(errno.EIO, "a verdict that was put aside is not there any more", str(self._folder))
         return xml
 
-    def _written(self) -> bool:
+    def written(self) -> bool:
         """Whether what waits is in the file now; where it is not, it waits on."""
         try:
             if os.pwrite(self.file.fileno(), self._waiting, self._end - len(self._waiting)) < len(self._waiting):

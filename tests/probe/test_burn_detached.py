@@ -135,11 +135,7 @@ def test_a_restart_of_the_node_is_named(node: Burning) -> None:
 
 def test_a_hangup_and_an_interrupt_do_not_reach_the_keeper(node: Burning) -> None:
     """The end of a session leaves the burn alone: a session of its own, no terminal, no pipe to anybody."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, and so inherited
-    try:
-        follower = node.start("burn", burner="endless")
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    follower = node.start("burn", burner="endless")
     run = node.only()
     keeper = node.keeper(run)
     os.kill(keeper, signal.SIGHUP)

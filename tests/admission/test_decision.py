@@ -182,6 +182,12 @@ def test_what_the_next_run_has_to_know(changes: dict[str, Any], before: History,
     assert history.last_run == max(before.last_run, report().run_id)
 
 
+def test_a_partial_run_is_no_newer_report() -> None:
+    """Whoever shows the gate a partial report has not made the whole one before it worthless."""
+    partial = report(cells(thermal_headroom=FAIL), scope="partial", partial_because="-k x")
+    assert decide(case(True, report=partial, history=History("2026", 1, 2))).history == History("2026", 1, 2)
+
+
 def test_only_admission_lets_in() -> None:
     """A green nightly report names the reason why it does not admit."""
     assert "only admission lets a node in" in decide(case(report=report(profile="nightly"))).reasons[0]

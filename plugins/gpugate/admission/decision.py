@@ -193,9 +193,10 @@ def _proven(case: Case, found: _Findings) -> bool:
 
 
 def _history(case: Case, found: _Findings, good: bool) -> History:
-    """What earlier runs found and this one; a run counts once, however often the gate is asked about it."""
+    """What earlier runs found and this one; a run counts once, however often the gate is asked about it, and a partial
+    one, by which nobody is decided on, never."""
     before, run = case.history, case.report.run_id
-    if run <= before.last_run:
+    if run <= before.last_run or case.report.scope != "whole":
         return before
     if good:
         return replace(before, last_run=run, greens=before.greens + (case.report.profile == "admission"), unproven=0)

@@ -13,21 +13,17 @@ from typing import Any
 
 import pytest
 import yaml
+from gated import POLICY, actions, report_on
 from gpugate.admission import Audit, Carried, Limits, Memory, Node, Present, Standing, carry
 from gpugate.admission.kubernetes import Kubernetes
 from gpugate.admission.kubernetes_api import Api
 from gpugate.errors import AdmissionError
-from gpugate.report import HostReport, new_run_id
-from gpugate.report.reader import Report, parse_report
 from gpugate.state.store import Store
-from healthy import policy
 from kube_cluster import DEPLOY, Cluster
 from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 from kubernetes.config import new_client_from_config
-from runs import failed, passed, run_of, written
 
-POLICY = policy(checks={"thermal.headroom": "evict"}, greens_to_return=1)
 ALL = Limits(fleet_percent=100, domain_percent=100, driver_percent=100, cause_percent=100, at_least=1000)
 KUBELET = yaml.safe_load((DEPLOY / "kubelet.conf.d/50-gpugate.conf").read_text())
 [NEW] = KUBELET["registerWithTaints"]
@@ -75,26 +71,6 @@ def host(kubernetes: Cluster) -> str:
     name = f"node-{next(_NUMBERS)}"
     kubernetes.register(name, {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}, NEW)
     return name
-
-
-def report_on(hosts: Sequence[str], red: Sequence[str] = ()) -> Report:
-    """A report of now, written and read back, in which everything is green but thermal.headroom of `red`."""
-    now = datetime.now().astimezone()
-    identity = {"machine_id": "m-1", "boot_id": "b-1", "policy_digest": POLICY.digest,
-                "measured_unix_s": f"{now.timestamp():.3f}"}  # fmt: skip
-    reports = []
-    for host in hosts:
-        verdicts = {check: passed(host, check) for check in POLICY.expected("admission")}
-        if host in red:
-            verdicts["thermal.headroom"] = failed(host)
-        reports.append(HostReport(host, identity | {"gpu_uuids": f"GPU-{host}"}, list(verdicts.values())))
-    return parse_report(written(run_of(hosts=reports, started=now, run_id=new_run_id(now))))
-
-
-def actions(carried: Carried) -> dict[str, str]:
-    """What was decided, by host; an AssertionError where it was not done."""
-    assert carried.problems == {}
-    return {each.host: each.action.value for each in carried.decisions}
 
 
 def taints(node: dict[str, Any]) -> list[str]:

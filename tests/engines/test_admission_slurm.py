@@ -13,19 +13,16 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from gated import POLICY, actions, report_on
 from gpugate.admission import Action, Audit, Carried, Decision, Limits, Memory, Node, Present, Standing, carry
 from gpugate.admission.scontrol import Scontrol
 from gpugate.admission.slurm import Slurm
 from gpugate.admission.slurm_nodes import NEW_NODE
 from gpugate.errors import AdmissionError
-from gpugate.report import HostReport, new_run_id
-from gpugate.report.reader import Report, parse_report
+from gpugate.report.reader import Report
 from gpugate.state.store import Store
-from healthy import policy
-from runs import failed, passed, run_of, written
 from slurm_cluster import Cluster, cluster
 
-POLICY = policy(checks={"thermal.headroom": "evict"}, greens_to_return=1)
 ALL = Limits(fleet_percent=100, domain_percent=100, driver_percent=100, cause_percent=100, at_least=1000)
 
 
@@ -89,26 +86,6 @@ def gate_of(slurm: Cluster, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Ga
     monkeypatch.setenv("PATH", f"{commands}:{slurm.environment['PATH']}")
     monkeypatch.setenv("SLURM_CONF", slurm.environment["SLURM_CONF"])
     return Gate(slurm, folder)
-
-
-def report_on(hosts: Sequence[str], red: Sequence[str] = ()) -> Report:
-    """A report of now, written and read back, in which everything is green but thermal.headroom of `red`."""
-    now = datetime.now().astimezone()
-    identity = {"machine_id": "m-1", "boot_id": "b-1", "policy_digest": POLICY.digest,
-                "measured_unix_s": f"{now.timestamp():.3f}"}  # fmt: skip
-    reports = []
-    for host in hosts:
-        verdicts = {check: passed(host, check) for check in POLICY.expected("admission")}
-        if host in red:
-            verdicts["thermal.headroom"] = failed(host)
-        reports.append(HostReport(host, identity | {"gpu_uuids": f"GPU-{host}"}, list(verdicts.values())))
-    return parse_report(written(run_of(hosts=reports, started=now, run_id=new_run_id(now))))
-
-
-def actions(carried: Carried) -> dict[str, str]:
-    """What was decided, by host; an AssertionError where it was not done."""
-    assert carried.problems == {}
-    return {each.host: each.action.value for each in carried.decisions}
 
 
 def why(carried: Carried, host: str) -> str:

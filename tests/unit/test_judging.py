@@ -13,7 +13,7 @@ from gpugate.inventory import Target
 from gpugate.pytest_plugin import state as module
 from gpugate.pytest_plugin.state import State
 from healthy import healthy, policy, with_fact
-from replays import project
+from replays import Project, project
 
 SOURCE = """
 import warnings
@@ -69,6 +69,15 @@ def pytest_sessionfinish():
 """
 
 
+def told_with(judged: Project, conftest: str) -> list[str]:
+    """What a run with this conftest beside the checks says: terminal and report, without times and run ids."""
+    (judged.folder / "checks" / "conftest.py").write_text(conftest)
+    done = judged.pytest("-v", "-rA", "--color=no", "-p", "no:cacheprovider")
+    assert done.returncode == pytest.ExitCode.TESTS_FAILED
+    xml = (judged.folder / "reports" / "latest" / "junit.xml").read_text()
+    return VOLATILE.sub("", done.stdout + xml).splitlines()
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="judging ahead needs a second processor")
 @pytest.mark.parametrize(("source", "taken"), [("", "['gpu1']"), ("DIES", "[]")])
 def test_judging_ahead_changes_nothing(tmp_path: Path, source: str, taken: str) -> None:
@@ -81,13 +90,7 @@ def test_judging_ahead_changes_nothing(tmp_path: Path, source: str, taken: str) 
         quiet += DIES
         checks["mine.dies"] = "admit"
     judged = project(tmp_path, quiet, checks, (*HOSTS, "gpu3"), spoilt)
-    told = []
-    for conftest in ("", AHEAD):
-        (judged.folder / "checks" / "conftest.py").write_text(conftest)
-        done = judged.pytest("-v", "-rA", "--color=no", "-p", "no:cacheprovider")
-        assert done.returncode == pytest.ExitCode.TESTS_FAILED
-        xml = (judged.folder / "reports" / "latest" / "junit.xml").read_text()
-        told.append(VOLATILE.sub("", done.stdout + xml).splitlines())
+    told = [told_with(judged, conftest) for conftest in ("", AHEAD)]
     assert told[0] == told[1]
     assert (judged.folder / "taken").read_text() == taken
     assert any("this check is old" in line for line in told[0])
@@ -100,13 +103,7 @@ def test_hooks_of_others_change_nothing(tmp_path: Path) -> None:
     checks = dict.fromkeys(("mine.it", "mine.more", "mine.broken"), "admit")
     spoilt = {"gpu1": with_fact(healthy("gpu1"), "gpus.3.power.limit_w", 700.0)}
     judged = project(tmp_path, SOURCE, checks, HOSTS, spoilt)
-    told = []
-    for hook in ("", OTHERS_HOOK):
-        (judged.folder / "checks" / "conftest.py").write_text(hook)
-        done = judged.pytest("-v", "-rA", "--color=no", "-p", "no:cacheprovider")
-        assert done.returncode == pytest.ExitCode.TESTS_FAILED
-        xml = (judged.folder / "reports" / "latest" / "junit.xml").read_text()
-        told.append(VOLATILE.sub("", done.stdout + xml).splitlines())
+    told = [told_with(judged, hook) for hook in ("", OTHERS_HOOK)]
     assert told[0] == told[1]
     assert any("checks/mine.py::check_it[gpu1] FAILED" in line for line in told[0])
     assert any("this check is old" in line for line in told[0])

@@ -355,7 +355,10 @@ def test_here_is_this_process() -> None:
         (b"this is no database, whatever its name says" * 100, "is corrupt .* move it away when no node burns"),
         ("half", "is corrupt"),
         ("foreign", "is the database of another program"),
-        ("newer", "has the schema 2; this gpugate reads 1: use the same version"),
+        (
+            "newer",
+            f"has the schema {store_module.SCHEMA + 1}; this gpugate reads {store_module.SCHEMA}: use the same version",
+        ),
     ],
 )
 def test_a_file_that_is_no_state_store(path: Path, content: bytes | str, sentence: str) -> None:
@@ -370,7 +373,7 @@ def test_a_file_that_is_no_state_store(path: Path, content: bytes | str, sentenc
         assert [why for why in asked.ask([wish(f"n{n}", rack7=Cap()) for n in range(500)]).values() if why] == []
         if content == "newer":
             with sqlite3.connect(path) as db:
-                db.execute("PRAGMA user_version = 2")
+                db.execute(f"PRAGMA user_version = {store_module.SCHEMA + 1}")
         else:
             whole = path.read_bytes()
             path.write_bytes(whole[: len(whole) // 2] + os.urandom(len(whole) // 2))

@@ -146,6 +146,8 @@ def environment(folder: Path) -> dict[str, str]:
         "ANSIBLE_CONFIG": str(config),
         "ANSIBLE_HOME": str(home / ".ansible"),
         "ANSIBLE_LOCAL_TEMP": str(home / "tmp"),
+        # Else a pytest that a test runs tidies up after the runs before: a minute, where those were whole suites.
+        "PYTEST_DEBUG_TEMPROOT": str(home),
         # The path of a control socket would have to fit into 108 bytes below pytest's own folder.
         "ANSIBLE_SSH_ARGS": "-o ControlMaster=no -o ControlPath=none",
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",

@@ -46,7 +46,8 @@ class Project:
     def env(self) -> dict[str, str]:
         """An environment that writes nowhere but into the project."""
         ours = {k: v for k, v in os.environ.items() if not k.startswith(("ANSIBLE_", "PYTEST_"))}
-        return ours | {"HOME": str(self.folder), "ANSIBLE_HOME": str(self.folder / ".ansible")}
+        own = {"HOME": self.folder, "ANSIBLE_HOME": self.folder / ".ansible", "PYTEST_DEBUG_TEMPROOT": self.folder}
+        return ours | {name: str(folder) for name, folder in own.items()}
 
     def report(self, kind: str = "latest") -> Report:
         """The newest report of a kind: latest or partial/latest."""

@@ -42,3 +42,13 @@ def test_state_file_is_absolute(inventory: str) -> None:
         else:
             with pytest.raises(InventoryError, match=r"gpugate_state_file: 'state\.sqlite' is no absolute path"):
                 resolve("rack1", inventory)
+
+
+def test_host_called_as_the_receipts_are(inventory: str) -> None:
+    """A host whose document would lie where the receipts of all do is refused by its name; the others are not."""
+    document = json.loads(Path(inventory).read_text())
+    document["all"]["children"]["rack1"]["hosts"]["gathered"] = {}
+    Path(inventory).write_text(json.dumps(document))
+    with pytest.raises(InventoryError, match=r"no host can be called gathered, .* another name in the inventory"):
+        resolve("rack1", inventory)
+    assert [target.name for target in resolve("gpu0", inventory)] == ["gpu0"]

@@ -101,6 +101,11 @@ def _select(inventory: InventoryManager, pattern: str, sources: Any) -> list[Any
     hosts = [host for host in inventory.get_hosts(parts) if host.name in inventory.hosts]
     if not hosts:
         raise InventoryError(f"--hosts={pattern} selects no host of {_shown(sources)}")
+    if any(host.name == "gathered" for host in hosts):
+        raise InventoryError(
+            "no host can be called gathered, because gathered.json, beside the hosts' documents, says how they came: "
+            "give it another name in the inventory, and its address in ansible_host"
+        )
     return hosts
 
 

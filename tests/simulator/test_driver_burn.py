@@ -65,7 +65,7 @@ def test_a_card_without_bf16_does_no_round_of_it(make_node: MakeNode) -> None:
 )
 def test_works_alone_run_at_the_boards_rates(make_node: MakeNode, board: str, rates: dict[str, float]) -> None:
     """Operations or bytes in device time, from the data sheet's peaks and what such kernels reach of them."""
-    burn = Burn(make_node(board, gpus=1, time_scale=100).cuda())
+    burn = Burn(make_node(board, gpus=1, time_scale=20).cuda())
     for work, rate in rates.items():
         burn.fill()
         assert burn.rate(work) == pytest.approx(rate, rel=0.01), work
@@ -74,7 +74,7 @@ def test_works_alone_run_at_the_boards_rates(make_node: MakeNode, board: str, ra
 
 def test_a_slow_gpu_does_less_and_a_limit_slows_it(make_node: MakeNode) -> None:
     """Rounds follow the speed factor; a power limit lowers the clock, in which the cycles are counted."""
-    node = make_node(gpus=3, time_scale=500)
+    node = make_node(gpus=3, time_scale=20)
     node.state.apply("slow_gpu", gpu=1)
     node.state.set("gpu.2.power_limit_w", 300)
     cuda = node.cuda()

@@ -116,7 +116,9 @@ def test_a_build_that_policy_does_not_list_is_red(halves: Halves, first: Path) -
 
 
 def test_back_to_the_build_before(halves: Halves) -> None:
-    """gpugate_probe=previous on all nodes takes the upgraded half back, leaves the other, and refuses nobody."""
+    """gpugate_probe=previous on all nodes takes the upgraded half back and leaves the other; nobody is refused."""
     said = halves.site.play("provision.yml", "-e", "gpugate_probe=previous")
     assert changed(said) == {"gpu0": 0, "gpu1": 1}
     assert [halves.current(node) for node in ("gpu0", "gpu1")] == [halves.old] * 2
+    report = halves.validate("-e", "gpugate_profile=nightly")
+    assert halves.admit(report) == {"gpu0": "stays in", "gpu1": "stays in"}

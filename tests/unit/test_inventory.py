@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from gpugate.errors import InventoryError
+from gpugate.evidence.codec import RECEIPTS
 from gpugate.inventory import resolve
 from healthy import VARIABLES
 
@@ -47,7 +48,7 @@ def test_state_file_is_absolute(inventory: str) -> None:
 def test_host_called_as_the_receipts_are(inventory: str) -> None:
     """A host whose document would lie where the receipts of all do is refused by its name; the others are not."""
     document = json.loads(Path(inventory).read_text())
-    document["all"]["children"]["rack1"]["hosts"]["gathered"] = {}
+    document["all"]["children"]["rack1"]["hosts"][RECEIPTS] = {}
     Path(inventory).write_text(json.dumps(document))
     with pytest.raises(InventoryError, match=r"no host can be called gathered, .* another name in the inventory"):
         resolve("rack1", inventory)

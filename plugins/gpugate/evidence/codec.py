@@ -13,6 +13,7 @@ from .facts import to_json
 from .frame import MAX_DOCUMENT_BYTES
 from .types import SCHEMA, Evidence
 
+RECEIPTS = "gathered"  # among the documents by host: how all of them came, so that no host can have this name
 _MAX_DEPTH, _MAX_ITEMS, _MAX_TEXT = 12, 4096, 4096
 _LONG = re.compile(rb'"[^"]{%d}' % (_MAX_TEXT + 1))
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)

@@ -18,11 +18,11 @@ from urllib.parse import quote, unquote
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from ..errors import EvidenceError, GpugateError, NotGathered
-from ..evidence.codec import parse
+from ..evidence.codec import RECEIPTS, parse
 from ..evidence.frame import MAX_DOCUMENT_BYTES
 from ..verdict import Gathered
 
-_LOG = "gathered.json"
+LOG = f"{RECEIPTS}.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +55,12 @@ _LOG_ADAPTER = TypeAdapter(GatherLog)
 
 def write_log(folder: Path, log: GatherLog) -> None:
     """Write the receipts; the documents are already there."""
-    (folder / _LOG).write_text(json.dumps(asdict(log), indent=1, sort_keys=True) + "\n")
+    (folder / LOG).write_text(json.dumps(asdict(log), indent=1, sort_keys=True) + "\n")
 
 
 def read_log(folder: Path) -> GatherLog | None:
     """The receipts of a folder, or None where the documents were gathered by other means (srun, a DaemonSet)."""
-    path = folder / _LOG
+    path = folder / LOG
     if not path.exists():
         return None
     try:
@@ -89,7 +89,7 @@ def merge(folders: Sequence[Path], into: Path) -> None:
     if len(known) not in (0, len(folders)) or len(logs) != len(folders):
         without = ", ".join(str(folder) for folder in folders if folder not in known)
         raise EvidenceError(
-            f"only some of the evidence folders have receipts ({_LOG} is missing in {without}), or one is given twice: "
+            f"only some of the evidence folders have receipts ({LOG} is missing in {without}), or one is given twice: "
             "judge those apart, or bring them in with `gpugate import`"
         )
     profiles = {log.profile: str(folder) for folder, log in known.items()}

@@ -17,23 +17,21 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
-from dataclasses import fields
 from typing import IO, Any, NamedTuple
 
-from ..report.aside import Cases, Kept
+from ..report.aside import Cases, Kept, Row
 from ..verdict import Verdict
 
 LEAST_HOSTS = 500  # a fork costs a second, and memory
-_FIELDS = [each.name for each in fields(Verdict)]
 
 
 class Judged(NamedTuple):
-    """What the second process sends of one host; `verdicts` are values of `Kept`, in the order of the host's cells, or
-    None where the host has to be judged here."""
+    """What the second process sends of one host; `verdicts` are in the order of the host's cells, or None where the
+    host has to be judged here."""
 
     host: str
     about: Any
-    verdicts: list[tuple[dict[str, Any], int, int]] | None
+    verdicts: list[Row] | None
 
 
 def worthwhile(hosts: int) -> bool:
@@ -81,9 +79,7 @@ class Ahead:
         judged = self._sent.pop(host)
         if judged.verdicts is None:
             return None
-        return judged.about, [
-            Kept(**values, cases=self._cases, offset=offset, size=size) for values, offset, size in judged.verdicts
-        ]
+        return judged.about, [self._cases.kept(*row) for row in judged.verdicts]
 
     def end(self) -> None:
         """End the process, whatever it is at."""
@@ -103,8 +99,8 @@ class Ahead:
                 kept = [verdict for verdict in verdicts if isinstance(verdict, Kept)]
                 quiet = not (said.tell() or warned or heard.records)
                 whole = quiet and len(kept) == len(verdicts) and self._cases.written()
-                rows = [({name: getattr(v, name) for name in _FIELDS}, v.offset, v.size) for v in kept]
-                pickle.dump(Judged(host, about, rows if whole else None), sending, pickle.HIGHEST_PROTOCOL)
+                rows = [verdict.row() for verdict in kept] if whole else None
+                pickle.dump(Judged(host, about, rows), sending, pickle.HIGHEST_PROTOCOL)
                 if not quiet:
                     said.seek(0)
                     said.truncate()

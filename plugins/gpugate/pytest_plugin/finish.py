@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from ..errors import ReportError, SigningError
-from ..gather.folder import document_path
+from ..evidence.codec import RECEIPTS
+from ..gather.folder import LOG, document_path
 from ..report import HostReport, Run, Store, Times, basis_of, identity_of, new_run_id
 from ..report.store import JUNIT
 from ..verdict import Verdict, missing
@@ -85,8 +86,8 @@ class _Documents(Mapping[str, bytes]):
     def __init__(self, folder: Path, sha256: dict[str, str]) -> None:
         self._paths = {host: document_path(folder, host) for host, digest in sha256.items() if digest}
         self._sha256 = sha256
-        if (log := folder / "gathered.json").is_file():
-            self._paths["gathered"] = log
+        if (log := folder / LOG).is_file():
+            self._paths[RECEIPTS] = log
 
     def __getitem__(self, host: str) -> bytes:
         path = self._paths[host]
@@ -94,7 +95,7 @@ class _Documents(Mapping[str, bytes]):
             document = path.read_bytes()
         except OSError as error:
             raise ReportError(f"{path}, which was judged, cannot be read any more: {error.strerror}") from error
-        if hashlib.sha256(document).hexdigest() != self._sha256.get(host) and path.name != "gathered.json":
+        if hashlib.sha256(document).hexdigest() != self._sha256.get(host) and host != RECEIPTS:
             raise ReportError(f"{path} was changed while it was judged: judge again")
         return document
 

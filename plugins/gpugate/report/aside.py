@@ -8,12 +8,13 @@ import tempfile
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from ..verdict import Verdict
 
 _AT_ONCE = 1 << 20  # bytes
 _FIELDS = [each.name for each in fields(Verdict)]
+Row = tuple[dict[str, Any], int, int]  # the values of a verdict, and where in the file its element is: offset and size
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,10 @@ class Kept(Verdict):
     cases: Cases = field(kw_only=True, compare=False, repr=False)
     offset: int = field(kw_only=True, compare=False)
     size: int = field(kw_only=True, compare=False)
+
+    def row(self) -> Row:
+        """All of it but the file, for `Cases.kept` in another process that has the same file."""
+        return {name: getattr(self, name) for name in _FIELDS}, self.offset, self.size
 
     def xml(self) -> bytes:
         """The element; raises OSError where it cannot be read back."""
@@ -53,7 +58,11 @@ class Cases:
         self._waiting += xml
         known = {name: getattr(verdict, name) for name in _FIELDS}
         known["findings"] = tuple(finding for finding in verdict.findings if finding.marginal or not finding.ok)
-        return Kept(**known, cases=self, offset=offset, size=len(xml))
+        return self.kept(known, offset, len(xml))
+
+    def kept(self, known: dict[str, Any], offset: int, size: int) -> Kept:
+        """The verdict of a `Row`."""
+        return Kept(**known, cases=self, offset=offset, size=size)
 
     def read(self, offset: int, size: int) -> bytes:
         """What was written there, by this process or by a fork of it."""

@@ -17,7 +17,6 @@ from .text import natural, one_line
 
 MANIFEST = "run.json"
 SIGNATURE = "run.json.sig"
-RECEIPTS = "gathered"  # among the documents of the hosts
 SCHEMA = 2
 MAX_BYTES = 1 << 26
 _STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..errors import ReportError
-from .manifest import MANIFEST, RECEIPTS, SIGNATURE, Manifest, agree, evidence_file, parse_manifest
+from ..evidence.codec import RECEIPTS
+from .manifest import MANIFEST, SIGNATURE, Manifest, agree, evidence_file, parse_manifest
 from .manifest import MAX_BYTES as MANIFEST_MAX_BYTES
 from .pieces import Pieces
 from .reader import MAX_BYTES, Report, parse_report
